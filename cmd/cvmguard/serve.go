@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"cvmguard/handlers"
+	"cvmguard/internal/config"
+	"cvmguard/internal/customhandler"
+)
+
+// serve is the custom handler.
+//
+//	host ──HTTP──> customhandler.Server ──> Mux ──> handlers ──> App (made on first use)
+//	                 port open first                              │
+//	                                                     reconcile.Loop, fleet.Fleet
+//	                                                              │
+//	                                                        internal/azure
+func serve(getenv func(string) string, stderr io.Writer) int {
+	cfg, err := config.Load(getenv)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitCannot
+	}
+	// stdout: the host takes each line of stderr for an error.
+	log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	doc, err := policyInForce(cfg)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitCannot
+	}
+	mux := customhandler.NewMux(log, "api")
+	mux.Limits.Parallel = cfg.MaxParallel
+	mux.Limits.Time = cfg.TurnTimeout + 5*time.Second
+	handlers.Register(mux, lazyApp(cfg, doc, log))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := customhandler.NewServer(customhandler.ServerOptions{Handler: mux, Port: cfg.Port, Log: log}).Run(ctx); err != nil {
+		fmt.Fprintf(stderr, "cvmguard: serving on port %d: %v\n", cfg.Port, err)
+		return exitNot
+	}
+	return exitOK
+}
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitNot    = 1 // not compliant, unknown, or a fault of the moment
+	exitCannot = 2 // settings or arguments
+)

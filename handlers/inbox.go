@@ -1,0 +1,121 @@
+package handlers
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"cvmguard/internal/customhandler"
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/reconcile"
+)
+
+func vmID(r ledger.Row) cvm.VMID { return cvm.VMID(r.ID) }
+
+// maxLetters bounds a listing of the inbox.
+const maxLetters = 500
+
+// LetterView is a dead letter as the API shows it.
+type LetterView struct {
+	ID      string     `json:"id"`
+	Source  string     `json:"source"`
+	Reason  string     `json:"reason"`
+	Size    int        `json:"size"`
+	At      time.Time  `json:"at"`
+	Object  string     `json:"object,omitempty"`
+	Outcome string     `json:"outcome,omitempty"`
+	Done    *time.Time `json:"outcomeAt,omitempty"`
+}
+
+// Inbox lists the dead letters, shows one's bytes, and puts one on the loop again.
+func Inbox(source Source) customhandler.HTTPFunc {
+	return func(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
+		if p := only(c.Query, "all"); p != nil {
+			return refuse(http.StatusBadRequest, *p)
+		}
+		app, err := source(ctx)
+		if err != nil {
+			return failed(err)
+		}
+		id, act := c.Params["id"], c.Params["act"]
+		switch {
+		case c.Method == http.MethodGet && id == "":
+			return app.listInbox(ctx, c.Query.Get("all") == "")
+		case c.Method == http.MethodGet && act == "":
+			return app.letter(ctx, id)
+		case c.Method == http.MethodPost && act == "redrive":
+			return app.redrive(ctx, id)
+		}
+		return refuse(http.StatusNotFound, problem{Field: "act", Given: act, Message: "there are GET /api/inbox, GET /api/inbox/{id} and POST /api/inbox/{id}/redrive"})
+	}
+}
+
+func (a *App) listInbox(ctx context.Context, openOnly bool) customhandler.HTTPAnswer {
+	out := struct {
+		Open    int          `json:"open"`
+		All     int          `json:"all"`
+		Letters []LetterView `json:"letters"`
+	}{Letters: []LetterView{}}
+	var err error
+	if out.Open, out.All, err = a.Inbox.Count(ctx); err != nil {
+		return failed(err)
+	}
+	err = a.Inbox.List(ctx, maxLetters, openOnly, func(l ledger.Letter) bool {
+		out.Letters = append(out.Letters, LetterView{l.ID, l.Source, l.Reason, l.Size, l.At, l.Object, l.Outcome, timeOrNil(l.OutcomeAt)})
+		return true
+	})
+	if err != nil {
+		return failed(err)
+	}
+	return answer(http.StatusOK, out)
+}
+
+func (a *App) letter(ctx context.Context, id string) customhandler.HTTPAnswer {
+	l, err := a.Inbox.Get(ctx, id)
+	if err != nil {
+		return failed(err)
+	}
+	return customhandler.HTTPAnswer{Status: http.StatusOK, Header: map[string]string{"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}, Body: l.Body}
+}
+
+// redrive puts what a letter names on the loop, if anybody can make sense of it now.
+func (a *App) redrive(ctx context.Context, id string) customhandler.HTTPAnswer {
+	l, err := a.Inbox.Get(ctx, id)
+	if err != nil {
+		return failed(err)
+	}
+	m, err := a.readLetter(l)
+	if err != nil {
+		return refuse(http.StatusConflict, problem{Field: "id", Given: id, Message: "it still can't be understood: " + err.Error(), Code: string(fault.KindOf(err))})
+	}
+	m.Cause = ledger.Cause{Kind: "redrive", At: a.Now(), ID: id, Nonce: m.Cause.Nonce}
+	if err := a.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
+		return failed(err)
+	}
+	if err := a.Inbox.SetOutcome(ctx, id, "redriven", a.Now()); err != nil {
+		return failed(err)
+	}
+	return answer(http.StatusAccepted, map[string]any{"id": id, "object": m.VM + m.Shared})
+}
+
+func (a *App) readLetter(l ledger.Letter) (reconcile.Message, error) {
+	switch l.Source {
+	case ledger.SourceQueue, ledger.SourcePoison:
+		m, err := reconcile.DecodeMessage(l.Body)
+		m.Due = time.Time{}
+		return m, err
+	case ledger.SourceKeyEvent:
+		key, cause, drop, err := a.DecideKey(l.Body)
+		if err == nil && drop != "" {
+			err = fault.New(fault.Invalid, "reading a letter", l.ID, "%s", drop)
+		}
+		return reconcile.Message{Shared: string(key), Cause: cause}, err
+	}
+	vm, cause, drop, err := a.Decider.Decide(l.Body)
+	if err == nil && drop != "" {
+		err = fault.New(fault.Invalid, "reading a letter", l.ID, "%s", drop)
+	}
+	return reconcile.Message{VM: string(vm), Cause: cause}, err
+}

@@ -1,0 +1,183 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"cvmguard/internal/customhandler"
+	"cvmguard/internal/fleet"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/reconcile"
+)
+
+const exampleVM = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1"
+
+// maxRerunBody is the longest body of a rerun, in bytes.
+const maxRerunBody = 16 << 10
+
+type rerunBody struct {
+	VM           *string `json:"vm"`
+	Group        *string `json:"group"`
+	Subscription *string `json:"subscription"`
+	Query        *string `json:"query"`
+}
+
+// Rerun puts a VM, a resource group, a subscription or what a query finds on the
+// loop, and answers 202 with where to look.
+func Rerun(source Source) customhandler.HTTPFunc {
+	return func(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
+		dry, p := dryRun(c.Query)
+		if p != nil {
+			return refuse(http.StatusBadRequest, *p)
+		}
+		body, p := decodeRerun(c.Body)
+		if p != nil {
+			status := http.StatusBadRequest
+			return refuse(status, *p)
+		}
+		app, err := source(ctx)
+		if err != nil {
+			return failed(err)
+		}
+		now := app.Now()
+		cause := ledger.Cause{Kind: "rerun", At: now, ID: c.Invocation, By: c.Caller, Fresh: !dry}
+		if body.VM != nil {
+			return app.rerunVM(ctx, c, *body.VM, cause, dry)
+		}
+		scope, p := body.scope()
+		if p != nil {
+			return refuse(http.StatusBadRequest, *p)
+		}
+		n, err := app.Fleet.Rerun(ctx, scope, cause, dry)
+		if err != nil {
+			return failed(err)
+		}
+		return answer(http.StatusAccepted, map[string]any{"enqueued": n, "dryrun": dry, "look": c.Base + "/api/vms"})
+	}
+}
+
+func (a *App) rerunVM(ctx context.Context, c customhandler.HTTPCall, id string, cause ledger.Cause, dry bool) customhandler.HTTPAnswer {
+	o, err := reconcile.VMObject(id)
+	if err != nil {
+		return refuse(http.StatusBadRequest, problem{Field: "vm", Given: id, Message: err.Error(), Example: exampleVM})
+	}
+	m := reconcile.Message{VM: o.ID, Cause: cause, DryRun: dry}
+	if err := a.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
+		return failed(err)
+	}
+	look := "/api/vms/" + o.Chain()
+	out := answer(http.StatusAccepted, map[string]any{"enqueued": 1, "dryrun": dry, "vm": o.ID, "key": o.Chain(), "look": c.Base + look})
+	out.Header["Location"] = look
+	return out
+}
+
+func dryRun(q url.Values) (bool, *problem) {
+	for k := range q {
+		if k != "dryrun" {
+			return false, &problem{Field: k, Given: q.Get(k), Message: "there is no such parameter; the one there is is dryrun", Example: "?dryrun=true"}
+		}
+	}
+	if !q.Has("dryrun") {
+		return false, nil
+	}
+	switch v := q.Get("dryrun"); v {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	default:
+		return false, &problem{Field: "dryrun", Given: v, Message: "it must be true or false", Example: "?dryrun=true"}
+	}
+}
+
+func decodeRerun(body []byte) (rerunBody, *problem) {
+	example := `{"vm":"` + exampleVM + `"}`
+	bad := func(given, format string, args ...any) (rerunBody, *problem) {
+		return rerunBody{}, &problem{Field: "body", Given: given, Message: fmt.Sprintf(format, args...), Example: example}
+	}
+	if len(body) > maxRerunBody {
+		return bad(strconv.Itoa(len(body))+" bytes", "the body is too long: the most is %d bytes", maxRerunBody)
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return bad("", "a JSON body is needed")
+	}
+	var b rerunBody
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err := d.Decode(&b)
+	if err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errTrailing
+		}
+	}
+	if err != nil {
+		return bad(string(body), "the body can't be read: %v; it has one of vm, group, subscription, query", err)
+	}
+	n := 0
+	for _, f := range []*string{b.VM, b.Query, b.Group} {
+		if f != nil {
+			n++
+		}
+	}
+	if b.Subscription != nil && b.Group == nil {
+		n++
+	}
+	if n != 1 {
+		return bad(string(body), "exactly one of vm, group, subscription and query must be given (a group may name its subscription)")
+	}
+	return b, nil
+}
+
+func (b rerunBody) scope() (fleet.Scope, *problem) {
+	var s fleet.Scope
+	if b.Subscription != nil {
+		if !isGUID(*b.Subscription) {
+			return s, &problem{Field: "subscription", Given: *b.Subscription, Message: "it must be a subscription's id, a GUID", Example: "00000000-0000-0000-0000-000000000000"}
+		}
+		s.Subscriptions = []string{*b.Subscription}
+	}
+	switch {
+	case b.Group != nil:
+		if sub, group, ok := groupID(*b.Group); ok {
+			s.Subscriptions, s.Group = []string{sub}, group
+		} else if s.Group = *b.Group; s.Group == "" || strings.ContainsAny(s.Group, "/'\"\\|\n") || len(s.Group) > 90 {
+			return s, &problem{Field: "group", Given: *b.Group, Message: "it must be a resource group's name or id", Example: "rg-confidential"}
+		}
+	case b.Query != nil:
+		if strings.TrimSpace(*b.Query) == "" || strings.ContainsAny(*b.Query, "|;\n") || len(*b.Query) > 2000 {
+			return s, &problem{Field: "query", Given: *b.Query, Message: "it must be one Resource Graph where-clause, without a pipe", Example: "tags.env =~ 'prod'"}
+		}
+		s.Where = *b.Query
+	}
+	return s, nil
+}
+
+// groupID reads a resource group's ARM id.
+func groupID(s string) (sub, group string, ok bool) {
+	p := strings.Split(s, "/")
+	if len(p) != 5 || p[0] != "" || !strings.EqualFold(p[1], "subscriptions") || !isGUID(p[2]) || !strings.EqualFold(p[3], "resourceGroups") || p[4] == "" {
+		return "", "", false
+	}
+	return p[2], p[4], true
+}
+
+func isGUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, r := range s {
+		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (r == '-') {
+			return false
+		} else if !dash && !strings.ContainsRune("0123456789abcdefABCDEF", r) {
+			return false
+		}
+	}
+	return true
+}

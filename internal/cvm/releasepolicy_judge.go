@@ -1,0 +1,205 @@
+package cvm
+
+import (
+	"fmt"
+	"strings"
+)
+
+const (
+	claimCompliance = "x-ms-compliance-status"
+	claimType       = "x-ms-attestation-type"
+	guestPrefix     = "x-ms-isolation-tee."
+	compliantCVM    = "azure-compliant-cvm"
+)
+
+// PolicyQuestion is what a release policy is judged against.
+type PolicyQuestion struct {
+	// Region in which VMs boot by the key, "" not to ask (rows 49 and 50).
+	Region string
+	// TEE of the VM: "" or TEENone not to ask (row 50); TEEUnknown passes only
+	// where both are admitted.
+	TEE TEE
+	// Authorities are attestation providers' base URLs by region, for those that
+	// the embedded table lacks; an entry wins over the table's.
+	Authorities map[string]string
+	// ExtraAuthorities are providers that a policy may name beside Microsoft's.
+	ExtraAuthorities []string
+}
+
+// PolicyFault is one thing found about a release policy.
+type PolicyFault struct {
+	Code     string // a reason code of the truth table
+	State    State  // Fail, UnknownState, or Pass for a note
+	Severity string // info, low, medium, high, critical
+	Clause   string // where in the policy, "" for the whole
+	Text     string // one sentence
+}
+
+// JudgeReleasePolicy says what is wrong with a key's release policy, one fault a
+// code, in this order; nil for nothing. It judges what the policy admits, not how
+// it is written.
+//
+//	45 absent                                                      key-no-release-policy
+//	46 can't be read, or too complex                               unknown, key-policy-unreadable
+//	47 an alternative without the top-level compliance status, or
+//	   with an attestation type other than sevsnpvm and tdxvm      key-policy-weak
+//	48 an authority that is neither Microsoft's nor listed         key-policy-foreign-authority
+//	   of Microsoft's shape with an unknown code                   unknown, key-policy-authority-unlisted
+//	49 no authority for the region                                 key-policy-region-missing
+//	   a region whose provider isn't known                         unknown, the same
+//	50 the region's authorities don't admit the TEE                key-policy-tee-missing
+//	51 claims of the guest's own dialect alone                     key-policy-guest-dialect
+//	52 the policy can be changed later                             note, key-policy-mutable
+func JudgeReleasePolicy(p ReleasePolicy, q PolicyQuestion) []PolicyFault {
+	if !p.Present {
+		return []PolicyFault{{"key-no-release-policy", Fail, "high", "", "The key has no release policy, so it can't be released to a confidential VM."}}
+	}
+	if p.Decoded == "" {
+		return []PolicyFault{unreadable(p.Problem)}
+	}
+	branches, err := parsePolicy(p.Decoded)
+	if err != nil {
+		return []PolicyFault{unreadable(err.Error())}
+	}
+	j := policyJudge{q: q}
+	work := 0
+	for _, b := range branches {
+		terms, ok := b.when.alternatives(&work)
+		if !ok || len(terms) > maxPolicyTerms {
+			return []PolicyFault{unreadable("it is too complex to be judged")}
+		}
+		j.branch(b, minimal(terms))
+	}
+	j.region()
+	if j.guest > 0 && j.other == 0 {
+		j.add("key-policy-guest-dialect", Fail, "high", "", "The policy names claims of the guest's own dialect only; the platform's release at boot doesn't carry them.")
+	}
+	if !p.Immutable {
+		j.add("key-policy-mutable", Pass, "info", "", "Whoever may update the key may change its release policy.")
+	}
+	return j.inOrder()
+}
+
+func unreadable(why string) PolicyFault {
+	return PolicyFault{"key-policy-unreadable", UnknownState, "high", "", "The release policy can't be read: " + why + "."}
+}
+
+// policyJudge gathers what the branches say.
+type policyJudge struct {
+	q      PolicyQuestion
+	faults []PolicyFault
+	bases  map[string][]term // authority's base -> its alternatives
+	guest  int               // claims of the guest dialect
+	other  int               // all other claims
+}
+
+func (j *policyJudge) branch(b branch, terms []term) {
+	kind, base := authorityOf(b.authority, j.q.ExtraAuthorities)
+	switch kind {
+	case authorityForeign:
+		j.add("key-policy-foreign-authority", Fail, "critical", b.path, fmt.Sprintf("The policy trusts %q, which is neither Microsoft's shared provider nor listed by policy.", b.authority))
+	case authorityUnlisted:
+		j.add("key-policy-authority-unlisted", UnknownState, "high", b.path, fmt.Sprintf("The policy trusts %q, which has the shape of Microsoft's shared providers and isn't known.", b.authority))
+	}
+	if base != "" {
+		if j.bases == nil {
+			j.bases = map[string][]term{}
+		}
+		j.bases[base] = append(j.bases[base], terms...)
+	}
+	for _, t := range terms {
+		if t[claimCompliance] != quoted(compliantCVM) {
+			j.add("key-policy-weak", Fail, "critical", b.path, "The key can be released without the platform's word that the VM is a compliant CVM.")
+			break
+		}
+	}
+	for _, t := range terms {
+		if typ, named := t[claimType]; named && typ != quoted("sevsnpvm") && typ != quoted("tdxvm") {
+			j.add("key-policy-weak", Fail, "critical", b.path, fmt.Sprintf("The key can be released to attestation type %s.", typ))
+			break
+		}
+	}
+	b.when.leaves(func(c condition) {
+		if strings.HasPrefix(c.claim, guestPrefix) {
+			j.guest++
+		} else {
+			j.other++
+		}
+	})
+}
+
+// region judges rows 49 and 50 by the union of the region's branches.
+func (j *policyJudge) region() {
+	if j.q.Region == "" {
+		return
+	}
+	region := FoldRegion(j.q.Region)
+	provider, ok := j.q.Authorities[region]
+	if !ok {
+		provider, ok = AttestationProvider(region)
+	}
+	base, plain := authorityBase(provider)
+	if !ok || !plain {
+		j.add("key-policy-region-missing", UnknownState, "medium", "", fmt.Sprintf("The attestation provider of region %q isn't known, so it can't be told whether the policy names it.", region))
+		return
+	}
+	terms := j.bases[base]
+	if len(terms) == 0 {
+		j.add("key-policy-region-missing", Fail, "high", "", fmt.Sprintf("The policy names no authority that can speak for region %s (%s); a VM there may not boot.", region, base))
+		return
+	}
+	admits := func(attestationType string) bool {
+		for _, t := range terms {
+			if typ, named := t[claimType]; !named || typ == quoted(attestationType) {
+				return true
+			}
+		}
+		return false
+	}
+	snp, tdx := admits("sevsnpvm"), admits("tdxvm")
+	switch {
+	case j.q.TEE == TEESNP && !snp, j.q.TEE == TEETDX && !tdx, j.q.TEE == TEEUnknown && !snp && !tdx:
+		j.add("key-policy-tee-missing", Fail, "high", "", fmt.Sprintf("For region %s the policy names attestation types, and that of the VM's TEE isn't among them.", region))
+	case j.q.TEE == TEEUnknown && snp != tdx:
+		j.add("key-policy-tee-missing", UnknownState, "medium", "", fmt.Sprintf("For region %s the policy admits one TEE only, and the VM's isn't known.", region))
+	}
+}
+
+// add keeps one fault a code: the first, with the places of the others.
+func (j *policyJudge) add(code string, state State, severity, clause, text string) {
+	for i := range j.faults {
+		f := &j.faults[i]
+		if f.Code == code {
+			if clause != "" && !strings.Contains(f.Clause+",", clause+",") && strings.Count(f.Clause, ",") < 4 {
+				f.Clause += ", " + clause
+			}
+			return
+		}
+	}
+	j.faults = append(j.faults, PolicyFault{code, state, severity, clause, text})
+}
+
+func (j *policyJudge) inOrder() []PolicyFault {
+	var out []PolicyFault
+	for _, code := range []string{"key-policy-weak", "key-policy-foreign-authority", "key-policy-authority-unlisted",
+		"key-policy-region-missing", "key-policy-tee-missing", "key-policy-guest-dialect", "key-policy-mutable"} {
+		for _, f := range j.faults {
+			if f.Code == code {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
+func (c condition) leaves(yield func(condition)) {
+	if c.isLeaf {
+		yield(c)
+		return
+	}
+	for _, kid := range c.kids {
+		kid.leaves(yield)
+	}
+}
+
+func quoted(s string) string { return `"` + s + `"` }

@@ -1,0 +1,210 @@
+// Package fleet looks at the estate as a whole: which VMs there are, which of
+// them the loop has never seen or not for long, and what Event Grid or the queue
+// gave up. It puts objects on the loop and reads what the loop wrote; it judges
+// and changes nothing itself.
+//
+// What it promises: a VM that a listing shows and no row knows is put on the
+// loop; a dead letter is gone from its container only when its VM is on the loop
+// or its bytes are in the inbox. What it does not do: it is no second way to
+// act on a VM.
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/reconcile"
+)
+
+// Scope selects VMs: all that cvmguard may read when it is empty.
+type Scope struct {
+	Subscriptions []string
+	Group         string // a resource group's name, within Subscriptions
+	Where         string // a Resource Graph where-clause
+}
+
+// VM is one line of a listing.
+type VM struct {
+	ID      cvm.VMID
+	Created time.Time // zero if the listing doesn't say
+}
+
+// Lister lists VMs by Resource Graph. yield's error ends the listing.
+type Lister interface {
+	ListVMs(ctx context.Context, s Scope, yield func(VM) error) error
+}
+
+// Decider says what an event is about: the VM to look at and why, or why it is
+// none of the loop's business. An error means that nobody can make sense of it.
+type Decider interface {
+	Decide(event []byte) (vm cvm.VMID, cause ledger.Cause, drop string, err error)
+}
+
+// Fleet is the estate. All fields are required but Log.
+type Fleet struct {
+	Lister  Lister
+	Decider Decider
+	Tables  ledger.Tables
+	Queue   ledger.Queue
+	Blobs   ledger.Blobs
+	Inbox   ledger.Inbox
+	Nonces  ledger.Nonces
+	Now     func() time.Time
+	Stale   time.Duration // a row older than this is looked at again
+	Missed  time.Duration // a VM older than this that no row knows is an event missed
+	Log     *slog.Logger
+}
+
+// Report is what a sweep found and did.
+type Report struct {
+	Listed    int `json:"listed"`
+	New       int `json:"new"`    // no row
+	Missed    int `json:"missed"` // of New: old enough that an event must have been lost
+	Stale     int `json:"stale"`
+	Unjudged  int `json:"unjudged"` // a row without a verdict
+	Overdue   int `json:"overdue"`  // whose next look has passed and nobody came
+	Gone      int `json:"gone"`     // rows whose VM the listing doesn't show
+	Imported  int `json:"imported"` // Event Grid's dead letters
+	Enqueued  int `json:"enqueued"`
+	OldNonces int `json:"oldNonces"`
+}
+
+// overdueAfter is how long after its next look an object without a turn counts
+// as lost: a message was dropped or expired.
+const overdueAfter = 15 * time.Minute
+
+// Sweep lists the estate, puts on the loop what is new, stale or never judged
+// (with full: everything), and imports dead letters.
+func (f *Fleet) Sweep(ctx context.Context, full bool) (Report, error) {
+	var r Report
+	now := f.Now()
+	rows, err := f.rows(ctx)
+	if err != nil {
+		return r, err
+	}
+	err = f.Lister.ListVMs(ctx, Scope{}, func(vm VM) error {
+		r.Listed++
+		key := strings.ToLower(string(vm.ID))
+		row, known := rows[key]
+		delete(rows, key)
+		why := full
+		switch {
+		case !known:
+			r.New++
+			if !vm.Created.IsZero() && now.Sub(vm.Created) > f.Missed {
+				r.Missed++
+				f.Log.Warn("a VM that no event announced", slog.String("vm", string(vm.ID)))
+			}
+			why = true
+		case row.Verdict == "":
+			r.Unjudged++
+			why = true
+		case now.Sub(row.LastSeen) > f.Stale:
+			r.Stale++
+			why = true
+		case !row.NextLook.IsZero() && now.Sub(row.NextLook) > overdueAfter && row.LastSeen.Before(row.NextLook):
+			r.Overdue++
+			why = true
+		}
+		if !why {
+			return nil
+		}
+		r.Enqueued++
+		return f.enqueue(ctx, vm.ID, now)
+	})
+	if err != nil {
+		return r, fmt.Errorf("listing the estate: %w", err)
+	}
+	// Rows that the listing doesn't show: gone, or not to be listed any more. The
+	// loop finds out which.
+	for _, row := range rows {
+		if row.Verdict == "gone" || now.Sub(row.LastSeen) < f.Stale && !full {
+			continue
+		}
+		r.Gone++
+		r.Enqueued++
+		if err := f.enqueue(ctx, cvm.VMID(row.ID), now); err != nil {
+			return r, err
+		}
+	}
+	if r.Imported, err = f.importDeadLetters(ctx); err != nil {
+		return r, err
+	}
+	r.OldNonces, err = f.Nonces.Expire(ctx, now.Add(-24*time.Hour))
+	return r, err
+}
+
+func (f *Fleet) rows(ctx context.Context) (map[string]ledger.Row, error) {
+	rows := map[string]ledger.Row{}
+	err := f.Tables.Query(ctx, ledger.TableVMs, ledger.Filter{}, func(e ledger.Entity) bool {
+		row, err := ledger.DecodeRow(e)
+		if err != nil {
+			// An unreadable row counts as none: its VM is put on the loop, whose turn
+			// fails with the reason and ends in the inbox.
+			f.Log.Error("a row can't be read; rebuild it", slog.String("error", err.Error()))
+			return true
+		}
+		rows[strings.ToLower(row.ID)] = row
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the rows of the estate: %w", err)
+	}
+	return rows, nil
+}
+
+func (f *Fleet) enqueue(ctx context.Context, id cvm.VMID, now time.Time) error {
+	m := reconcile.Message{VM: string(id), Cause: ledger.Cause{Kind: "sweep", At: now}}
+	if err := f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
+		return fmt.Errorf("putting %q on the loop: %w", id, err)
+	}
+	return nil
+}
+
+// MaxRerun bounds how many VMs one rerun of a scope puts on the loop.
+const MaxRerun = 100_000
+
+// Rerun puts every VM of a scope on the loop and answers with how many.
+func (f *Fleet) Rerun(ctx context.Context, s Scope, cause ledger.Cause, dry bool) (int, error) {
+	n := 0
+	err := f.Lister.ListVMs(ctx, s, func(vm VM) error {
+		if n == MaxRerun {
+			return fault.New(fault.Invalid, "rerunning a scope", "", "it has more than %d VMs; name a smaller one", MaxRerun)
+		}
+		n++
+		m := reconcile.Message{VM: string(vm.ID), Cause: cause, DryRun: dry}
+		return f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0)
+	})
+	return n, err
+}
+
+// WakeByKey puts on the loop every VM that hangs on a key (its versionless URL),
+// and the key itself. It answers with how many VMs.
+func (f *Fleet) WakeByKey(ctx context.Context, key cvm.KeyID, cause ledger.Cause) (int, error) {
+	m := reconcile.Message{Shared: string(key), Cause: cause}
+	if err := f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
+		return 0, fmt.Errorf("putting key %q on the loop: %w", key, err)
+	}
+	n := 0
+	var failed error
+	filter := ledger.Filter{Equal: map[string]string{ledger.ColKey: strings.ToLower(string(key))}}
+	err := f.Tables.Query(ctx, ledger.TableVMs, filter, func(e ledger.Entity) bool {
+		m := reconcile.Message{VM: e.Cols[ledger.ColID], Cause: cause}
+		failed = f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0)
+		n++
+		return failed == nil
+	})
+	if err == nil {
+		err = failed
+	}
+	if err != nil {
+		return n, fmt.Errorf("putting the VMs of key %q on the loop: %w", key, err)
+	}
+	return n, nil
+}

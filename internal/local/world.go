@@ -1,0 +1,303 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"cvmguard/internal/azure"
+	"cvmguard/internal/azuresim"
+	"cvmguard/internal/azuresim/hardware"
+	"cvmguard/internal/config"
+	"cvmguard/internal/devhost"
+	"cvmguard/internal/ledger"
+)
+
+// Options of a world. Dist, Infra and Azurite are required.
+type Options struct {
+	Dist    string // the staged function app
+	Infra   string // for the role: infra/role.json and role-remedy.json
+	Azurite string // its script, node_modules/azurite/dist/src/azurite.js
+
+	Mode     string            // observe or enforce
+	Policy   string            // path of a policy document, "" for the scenes' own
+	Settings map[string]string // beside and over the world's own, by name
+	Events   bool              // simulated Azure publishes its own events, our writes' echoes too
+
+	Operation  time.Duration // how long long-running operations take
+	Latency    time.Duration // of every call to the simulated Azure
+	HidingTime time.Duration // of a message under work, 0: 20 s; the host's own is 10 min
+	Output     io.Writer     // the handler's lines; nil: dropped
+	Log        *slog.Logger  // of simulator and host; nil: dropped
+}
+
+// Settings of the local world: the times are seconds where a deployment's are
+// minutes, so that a person sees the end.
+func localSettings() map[string]string {
+	return map[string]string{
+		"CVMGUARD_LEASE": "20s", "CVMGUARD_TURN_TIMEOUT": "15s", "CVMGUARD_MARGIN": "1s", "CVMGUARD_TRANSITION_WAIT": "2s",
+		"CVMGUARD_MAX_POLL": "5s", "CVMGUARD_SLOW_PACE": "10m", "CVMGUARD_CACHE_TTL": "5s", "CVMGUARD_LOG_LEVEL": "info",
+		"AzureFunctionsJobHost__extensions__queues__visibilityTimeout":  "00:00:01",
+		"AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2500000",
+	}
+}
+
+// World is a running local world.
+type World struct {
+	Sim     *azuresim.Sim
+	MAA     *hardware.MAA
+	Storage *azure.Client // the world's own view of storage, not the handler's
+	Vendors *hardware.Vendors
+
+	opts    Options
+	azurite *Azurite
+	dir     string
+	env     []string
+	topic   azuresim.Topic
+
+	mu       sync.Mutex // guards what follows
+	host     *devhost.Host
+	machines map[string]*hardware.Machine // by ARM id
+	hosts    sync.WaitGroup
+	stop     context.CancelFunc
+	restarts int
+	past     devhost.Stats // of hosts that stopped
+}
+
+// Start makes a world: storage, Azure and its guests. The host is started by
+// StartHost.
+func Start(ctx context.Context, o Options) (w *World, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	w = &World{opts: o, machines: map[string]*hardware.Machine{}}
+	defer func() {
+		if err != nil {
+			w.Close()
+		}
+	}()
+	if w.dir, err = os.MkdirTemp("", "cvmguard-local-"); err != nil {
+		return w, err
+	}
+	if w.azurite, err = StartAzurite(ctx, o.Azurite); err != nil {
+		return w, err
+	}
+	role, err := readRole(o.Infra)
+	if err != nil {
+		return w, err
+	}
+	if w.Sim, err = azuresim.Start(azuresim.Options{Role: role, EmitEvents: o.Events, Log: o.Log}); err != nil {
+		return w, fmt.Errorf("starting the simulated Azure: %w", err)
+	}
+	w.Sim.SetKnobs(func(k *azuresim.Knobs) { k.Operation, k.Latency = o.Operation, o.Latency })
+	if err := w.equip(); err != nil {
+		return w, err
+	}
+	return w, w.settings()
+}
+
+// readRole joins what the app may do always and what policy may let it do.
+func readRole(infra string) (*azuresim.Role, error) {
+	all := &azuresim.Role{}
+	for _, name := range []string{"role.json", "role-remedy.json"} {
+		b, err := os.ReadFile(filepath.Join(infra, name))
+		if err != nil {
+			return nil, fmt.Errorf("reading the role: %w", err)
+		}
+		r, err := azuresim.ParseRole(b)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", name, err)
+		}
+		all.Actions = append(all.Actions, r.Actions...)
+		all.DataActions = append(all.DataActions, r.DataActions...)
+	}
+	return all, nil
+}
+
+// equip gives the simulated Azure its hardware: vendors' roots, attestation
+// service, a guest in each VM.
+func (w *World) equip() (err error) {
+	if w.Vendors, err = hardware.SharedVendors(); err != nil {
+		return fmt.Errorf("making the simulated vendors: %w", err)
+	}
+	if err := os.Mkdir(w.rootsDir(), 0o700); err != nil {
+		return err
+	}
+	if err := w.Vendors.WriteRoots(w.rootsDir()); err != nil {
+		return fmt.Errorf("writing the simulated roots: %w", err)
+	}
+	if w.MAA, err = hardware.NewMAA(w.Vendors, hardware.MAAOptions{}); err != nil {
+		return fmt.Errorf("making the simulated attestation service: %w", err)
+	}
+	w.Sim.SetMAA(w.MAA)
+	w.Sim.SetGuests(w.newGuest)
+	return os.WriteFile(w.caFile(), w.Sim.CAPEM(), 0o600)
+}
+
+func (w *World) rootsDir() string { return filepath.Join(w.dir, "roots") }
+func (w *World) caFile() string   { return filepath.Join(w.dir, "ca.pem") }
+
+// newGuest puts a machine under a VM. One without a vTPM has a guest that can't
+// attest: nobody asks it.
+func (w *World) newGuest(vm azuresim.VMInfo) azuresim.Guest {
+	kind := hardware.TrustedLaunch
+	switch vm.TEE {
+	case "SNP":
+		kind = hardware.SNP
+	case "TDX":
+		kind = hardware.TDX
+	}
+	m, err := hardware.NewMachine(w.Vendors, hardware.Config{Kind: kind, VMUniqueID: vm.UniqueID, ResourceID: vm.ID,
+		SecureBootOff: !vm.SecureBoot, Stateless: vm.Encryption == "NonPersistedTPM"})
+	if err != nil {
+		w.opts.Log.Error("a simulated machine could not be made", "vm", vm.ID, "error", err)
+		return nil
+	}
+	w.mu.Lock()
+	w.machines[vm.ID] = m
+	w.mu.Unlock()
+	return &hardware.Guest{Machine: m, Client: http.DefaultClient}
+}
+
+// settings makes the handler's environment and the world's own client of storage.
+func (w *World) settings() error {
+	all := localSettings()
+	all["FUNCTIONS_WORKER_RUNTIME"] = "custom"
+	all["AzureWebJobsStorage"] = w.azurite.Connection()
+	all["CVMGUARD_DEV_AZURE"], all["CVMGUARD_DEV_CA"], all["CVMGUARD_DEV_ROOTS"] = w.Sim.Addr(), w.caFile(), w.rootsDir()
+	if w.opts.Mode != "" {
+		all["CVMGUARD_MODE"] = w.opts.Mode
+	}
+	if w.opts.Policy != "" {
+		all["CVMGUARD_POLICY"] = w.opts.Policy
+	}
+	maps.Copy(all, w.opts.Settings)
+	cfg, err := config.LoadWithoutStorage(func(k string) string { return all[k] })
+	if err != nil {
+		return fmt.Errorf("the local world's settings: %w", err)
+	}
+	full, err := config.Load(func(k string) string { return all[k] })
+	if err != nil {
+		return fmt.Errorf("the local world's settings: %w", err)
+	}
+	cfg.Storage = full.Storage
+	w.Storage = azure.New(cfg, w.opts.Log)
+	w.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "TMPDIR=" + w.dir}
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		w.env = append(w.env, k+"="+all[k])
+	}
+	w.env = append(w.env, w.Sim.IdentityEnv()...)
+	return nil
+}
+
+// StartHost starts the host over dist/ and waits until its handler answers. A host
+// that stops (after three faults of the handler) is started again, as the
+// platform does.
+func (w *World) StartHost(ctx context.Context) error {
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	h, err := w.newHost()
+	if err != nil {
+		stop()
+		return err
+	}
+	w.mu.Lock()
+	w.host, w.stop = h, stop
+	w.mu.Unlock()
+	w.hosts.Add(1)
+	go w.keepHost(run, h)
+	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := h.WaitReady(wait); err != nil {
+		return fmt.Errorf("waiting for the handler: %w", err)
+	}
+	return nil
+}
+
+func (w *World) newHost() (*devhost.Host, error) {
+	h, err := devhost.New(devhost.Options{Root: w.opts.Dist, Env: w.env, Queues: &hostQueues{q: w.Storage.QueueRaw()}, Log: w.opts.Log,
+		Stdout: w.opts.Output, Stderr: w.opts.Output, HidingTime: orElse(w.opts.HidingTime, 20*time.Second),
+		KillGrace: 6 * time.Second})
+	if err != nil {
+		return nil, fmt.Errorf("starting the host: %w", err)
+	}
+	return h, nil
+}
+
+func (w *World) keepHost(ctx context.Context, h *devhost.Host) {
+	defer w.hosts.Done()
+	for {
+		err := h.Run(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if !errors.Is(err, devhost.ErrHostStopped) {
+			w.opts.Log.Error("the host ended", "error", err)
+			return
+		}
+		w.mu.Lock()
+		w.restarts++
+		w.mu.Unlock()
+	}
+}
+
+// Host is the host that runs now.
+func (w *World) Host() *devhost.Host {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.host
+}
+
+// Machine is the simulated machine under a VM, nil before its guest was first
+// needed.
+func (w *World) Machine(vmID string) *hardware.Machine {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.machines[vmID]
+}
+
+// API is the base URL of the app's HTTP functions.
+func (w *World) API() string { return w.Host().URL() + "/api" }
+
+// Chains, Tables and the rest of storage, for readers.
+func (w *World) Chains() ledger.Chains { return ledger.Chains{Blobs: w.Storage.Blobs()} }
+
+// Close ends everything.
+func (w *World) Close() {
+	w.mu.Lock()
+	stop, host := w.stop, w.host
+	w.mu.Unlock()
+	if stop != nil {
+		stop()
+		w.hosts.Wait()
+		host.Close()
+	}
+	if w.Sim != nil {
+		if err := w.Sim.Close(); err != nil {
+			w.opts.Log.Warn("closing the simulated Azure", "error", err)
+		}
+	}
+	if w.azurite != nil {
+		w.azurite.Close()
+	}
+	if w.dir != "" {
+		if err := os.RemoveAll(w.dir); err != nil {
+			w.opts.Log.Warn("removing the world's folder", "error", err)
+		}
+	}
+}
+
+func orElse(d, other time.Duration) time.Duration {
+	if d == 0 {
+		return other
+	}
+	return d
+}

@@ -1,0 +1,167 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"cvmguard/internal/cvm"
+)
+
+// rotationTime is how long a rotation may be under way before it is doubted (row 33).
+const rotationTime = 24 * time.Hour
+
+func (s *subject) confidentialDES() bool {
+	return strings.EqualFold(s.des.Value.Type, cvm.DESTypeConfidential)
+}
+
+// judgeDESType: rows 1 and 2.
+func judgeDESType(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	if s.confidentialDES() {
+		return pass("The disk encryption set is of the confidential type.", "des.encryptionType")
+	}
+	return one(s.onDES(fail("des-wrong-type", NeedsRecreate, fmt.Sprintf("The disk encryption set is of type %s, not %s.", s.des.Value.Type, cvm.DESTypeConfidential), "des.encryptionType")))
+}
+
+// judgeDESState: row 34. A state that isn't known counts as one in transition.
+func judgeDESState(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	switch state := s.des.Value.ProvisioningState; strings.ToLower(state) {
+	case "succeeded":
+		return pass("The disk encryption set is in a good state.", "des.provisioningState")
+	case "failed":
+		return one(s.onDES(fail("des-failed", NeedsDeallocation, "The disk encryption set's last update failed; repeat it with its VMs deallocated.", "des.provisioningState")))
+	default:
+		return one(s.onDES(unknown("des-in-transition", ClassNone, fmt.Sprintf("The disk encryption set is in state %q; look again.", state), "des.provisioningState")))
+	}
+}
+
+// judgeAutoRotation: rows 30 and 31. A disk whose version isn't shown may be V2,
+// for which rotation without a stop is announced: nothing is failed on a doubt.
+func judgeAutoRotation(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	if !s.des.Value.AutoRotation || !s.confidentialDES() {
+		return pass("Automatic key rotation is off, or the set isn't of the confidential type.", "des.autoRotation")
+	}
+	const code = "des-auto-rotation-unsupported"
+	allV1 := s.desDisks.Known && len(s.desDisks.Value) > 0
+	for _, d := range s.desDisks.Value {
+		allV1 = allV1 && strings.EqualFold(d.ConfidentialVersion, "V1")
+	}
+	if !allV1 {
+		return one(note(code, "Automatic key rotation is on, which isn't supported for disks of version V1; a disk of the set is of V2, or its version isn't known.", "des.autoRotation", "desDisks"))
+	}
+	return one(s.onDES(fail(code, InPlace, "Automatic key rotation is on, and all disks of the set are of version V1, for which it isn't supported.", "des.autoRotation", "desDisks")))
+}
+
+// judgeRotation: rows 32 and 33.
+func judgeRotation(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	des := s.des.Value
+	var list []Finding
+	if des.RotationError != "" {
+		list = append(list, s.onDES(fail("des-rotation-error", NeedsPerson, fmt.Sprintf("Automatic key rotation stopped with %q.", des.RotationError), "des.rotationError")))
+	}
+	if des.PreviousKeys > 0 {
+		const code = "rotation-in-progress"
+		switch {
+		case des.LastRotation.IsZero():
+			list = append(list, note(code, "A key rotation is under way; when it began isn't shown.", "des.previousKeys"))
+		case s.now.Before(des.LastRotation.Add(rotationTime)):
+			list = append(list, note(code, "A key rotation is under way.", "des.previousKeys", "des.lastRotation"))
+		default:
+			list = append(list, s.onDES(unknown(code, NeedsPerson, "A key rotation has been under way for more than a day; repeat the update.", "des.previousKeys", "des.lastRotation")))
+		}
+	}
+	return orPass(list, "No key rotation is under way.", "des.previousKeys", "des.rotationError")
+}
+
+// judgeIdentity: row 35.
+func judgeIdentity(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	des := s.des.Value
+	if des.IdentityType == "" || strings.EqualFold(des.IdentityType, "None") || des.PrincipalID == "" {
+		return one(s.onDES(fail("des-identity-missing", NeedsPerson, "The disk encryption set has no managed identity; give it one, and the identity its rights on the key.", "des.identity")))
+	}
+	return pass("The disk encryption set has its identity.", "des.identity")
+}
+
+// judgeDESRegion: row 36.
+func judgeDESRegion(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	return s.sameRegion(s.des.Value.Location, s.onDES(fail("des-region-mismatch", NeedsRecreate, fmt.Sprintf("The disk encryption set is in %s, not in %s.", s.des.Value.Location, s.region), "des.location", "vm.location")))
+}
+
+func (s *subject) sameRegion(location string, mismatch Finding) []Finding {
+	switch {
+	case s.on != onVM && s.region == "":
+		return notApplicable("The region in which it must work isn't known here.")
+	case location == "" || s.region == "":
+		mismatch.State, mismatch.Class, mismatch.Text = cvm.UnknownState, NeedsPerson, "A location isn't shown by Azure."
+		return one(mismatch)
+	case cvm.FoldRegion(location) != cvm.FoldRegion(s.region):
+		return one(mismatch)
+	}
+	return pass("The regions are the same.", mismatch.Facts...)
+}
+
+// judgeKeyURL: rows 37 and 38.
+func judgeKeyURL(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	id, err := cvm.ParseKeyID(s.des.Value.KeyURL)
+	switch {
+	case err != nil:
+		return one(s.onDES(fail("key-url-invalid", NeedsPerson, fmt.Sprintf("The disk encryption set's key URL %.200q is not that of a key in Key Vault or Managed HSM.", s.des.Value.KeyURL), "des.keyUrl")))
+	case id.Version() == "":
+		return one(s.onDES(fail("key-url-versionless", NeedsDeallocation, "The disk encryption set's key URL names no version.", "des.keyUrl")))
+	}
+	return pass("The disk encryption set names a key version.", "des.keyUrl")
+}
+
+// judgeUse: row 39.
+func judgeUse(s *subject) []Finding {
+	if list := s.needDES(); list != nil {
+		return list
+	}
+	if !s.confidentialDES() {
+		return notApplicable("The disk encryption set isn't of the confidential type.")
+	}
+	if !s.desDisks.Known {
+		if !asked(s.desDisks) {
+			return notAsked("What hangs on the disk encryption set was not read.")
+		}
+		return one(s.onDES(unread(s.desDisks, "des-unreadable", "desDisks")))
+	}
+	confidential, other := s.on == onVM, 0
+	for _, d := range s.desDisks.Value {
+		switch {
+		case strings.EqualFold(d.SecurityType, cvm.DiskCustomerKey):
+			confidential = true
+		case strings.EqualFold(d.DataSecurityEncryptionType, cvm.EncryptDataDisk):
+		default:
+			other++
+		}
+	}
+	if s.on == onVM && s.vm.OSDisk.Ephemeral {
+		other++
+	}
+	if confidential && other > 0 {
+		return one(s.onDES(fail("des-mixed-use", NeedsRecreate, "Disks of another kind hang on the disk encryption set; a key rotation will stall on them.", "desDisks")))
+	}
+	return pass("The disk encryption set serves confidential OS disks alone.", "desDisks")
+}

@@ -1,0 +1,90 @@
+package reconcile
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"cvmguard/internal/attest"
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/policy"
+	"cvmguard/internal/remedy"
+)
+
+// Azure is what the loop reads of Azure. fresh asks for a read that no cache
+// answers. Errors are of package fault; NotFound means that the service said 404.
+type Azure interface {
+	VM(ctx context.Context, id cvm.VMID) (cvm.VM, error) // with instance view
+	Disk(ctx context.Context, id cvm.DiskID) (cvm.Disk, error)
+	DES(ctx context.Context, id cvm.DESID, fresh bool) (cvm.DES, error)
+	DESDisks(ctx context.Context, id cvm.DESID) ([]cvm.DiskID, error)
+	Key(ctx context.Context, id cvm.KeyID, fresh bool) (cvm.Key, error) // without a version: the newest
+	Vault(ctx context.Context, ref cvm.VaultRef, fresh bool) (cvm.Vault, error)
+	Rights(ctx context.Context, q cvm.RightsQuery, fresh bool) (cvm.Rights, error)
+}
+
+// Tool gives the guest collector to Run Command: it sees to it that the binary
+// is under tools/<sha256> and answers with that hash (hex) and a short read URL.
+type Tool interface {
+	Ensure(ctx context.Context) (sha256 string, url string, err error)
+}
+
+// Settings are the loop's times and bounds (rule 8). All are required.
+type Settings struct {
+	Lease          time.Duration // how long a claim holds
+	Turn           time.Duration // how long a turn may take; below Lease
+	Margin         time.Duration // how long after a lease its follower comes
+	SlowPace       time.Duration // between tries at what a person must mend
+	NonceLife      time.Duration // above Lease
+	TransitionWait time.Duration // before looking again at a VM in transition, or a second time at a 404
+	MaxPoll        time.Duration // the longest wait between two polls of an operation
+	StepLife       time.Duration // after which an open step that never ends has failed
+	SharedAge      time.Duration // a shared object's row older than this is looked at again
+}
+
+// DefaultSettings are those of a deployment.
+func DefaultSettings() Settings {
+	return Settings{Lease: 90 * time.Second, Turn: 60 * time.Second, Margin: 10 * time.Second,
+		SlowPace: time.Hour, NonceLife: 30 * time.Minute, TransitionWait: 15 * time.Second,
+		MaxPoll: 30 * time.Second, StepLife: 4 * time.Hour, SharedAge: 24 * time.Hour}
+}
+
+// Check lists what is wrong with the settings.
+func (s Settings) Check() error {
+	switch {
+	case s.Turn <= 0 || s.Lease <= s.Turn:
+		return fault.New(fault.Invalid, "checking the loop's times", "lease", "the lease (%s) must be longer than a turn (%s)", s.Lease, s.Turn)
+	case s.NonceLife <= s.Lease:
+		return fault.New(fault.Invalid, "checking the loop's times", "nonce life", "a nonce's life (%s) must be longer than the lease (%s)", s.NonceLife, s.Lease)
+	case s.Margin <= 0 || s.SlowPace <= 0 || s.TransitionWait <= 0 || s.MaxPoll <= 0 || s.StepLife <= 0 || s.SharedAge <= 0:
+		return fault.New(fault.Invalid, "checking the loop's times", "", "every time must be above zero: %+v", s)
+	}
+	return nil
+}
+
+// Loop takes turns. All fields are required but Log and Judge.
+type Loop struct {
+	Azure   Azure
+	Blobs   ledger.Blobs
+	SAS     ledger.SASBlobs
+	Tables  ledger.Tables
+	Queue   ledger.Queue
+	Applier remedy.Applier
+	MAA     attest.MAAClient
+	// Judge judges a bundle; nil is attest.Judge.
+	Judge    func(ctx context.Context, bundle []byte, n attest.Nonce, s attest.Subject, o attest.Options, now time.Time) attest.Result
+	Roots    *attest.Roots
+	Provider func(region string) string // the attestation provider's base URL, "" if none is known
+	Tool     Tool
+	Policy   *policy.Document
+	Settings Settings
+	Now      func() time.Time
+	Rand     io.Reader
+	Log      *slog.Logger
+	Version  string
+	// Development marks every record: an endpoint or a root isn't the vendor's.
+	Development bool
+}

@@ -1,0 +1,36 @@
+// Package reconcile is the loop: claim, observe, judge, plan, record, apply.
+//
+// It is a controller whose objects are Azure VMs and what VMs share (disk
+// encryption sets, keys, vaults, a region's readiness). A message never carries
+// work; it says "look at this object", and the truth is read again each time.
+// The loop is written once for both sorts of object.
+//
+// What it promises: one worker holds an object at a time, by a lease on its row;
+// an intent is recorded before its act and the outcome after it; a crash between
+// any two lines converges on the next delivery; duplicate, late and out-of-order
+// messages lead to at most one effect each; nothing waits for Azure inside a
+// turn, a long operation's token is stored and looked at again through the queue.
+//
+// The rules of a turn, by the numbers that the code refers to:
+//
+//  1. A lease has an owner and an end and is never renewed; the turn's context
+//     ends before it. Every row write is ETag'd; a holder whose claim is gone
+//     fails its message.
+//  2. The claim is looked at before due. A worker that finds the object claimed
+//     enqueues its message anew, to come after the lease, unless another worker
+//     did so for this lease (`followed`); then sets `again` and merges its cause
+//     in one write; then lets its message go.
+//  3. Release and the test of `again` are one write.
+//  4. Order: intent record, row, call, look-again, row, outcome record, row. An
+//     intent that the row doesn't show was never sent; one that it shows without
+//     a token may have been: read the resource and adopt what is there.
+//  5. While a step is open a turn only drives it.
+//  6. `next look` is one time, carried by its message as `due`: enqueue first,
+//     row second. It is brought forward or, once passed, set anew; never put off.
+//  7. Evidence is due when no judged bundle has a nonce issued after the newest
+//     moment for which evidence is asked, or the last is too old.
+//  8. All the times are settings, checked at start.
+//
+// What it does not do: it knows no Azure SDK, serves no trigger and renders
+// nothing. Its collaborators are the small interfaces in deps.go.
+package reconcile

@@ -1,0 +1,223 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/remedy"
+)
+
+// held is an object under this worker's claim, for one turn.
+type held struct {
+	loop   *Loop
+	object Object
+	row    ledger.Row // as last written or read by this worker
+	owner  string
+	repair bool // a turn before was cut short: look for records that the row doesn't know
+	// orphan is an intent at the chain's head that the row doesn't show: it was
+	// never sent, and serves again if the same step is planned.
+	orphan *ledger.Record
+	log    *slog.Logger
+}
+
+// save applies change to the row and writes it, reading the row again as long as
+// others write to it (they set again, followed and causes only). change must be
+// repeatable.
+func (h *held) save(ctx context.Context, change func(*ledger.Row)) error {
+	for {
+		row := h.row.Clone()
+		change(&row)
+		etag, err := h.loop.writeRow(ctx, &row)
+		if err == nil {
+			row.ETag = etag
+			h.row = row
+			return nil
+		}
+		if !fault.Is(err, fault.Conflict) {
+			return fmt.Errorf("writing the row of %q: %w", h.object.ID, err)
+		}
+		if err := h.reread(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (h *held) reread(ctx context.Context) error {
+	row, err := h.loop.readRow(ctx, h.object)
+	if err != nil {
+		return err
+	}
+	if row.Owner != h.owner {
+		return errLost
+	}
+	h.row = row
+	return nil
+}
+
+// release is rule 3: the release and the test of again are one write.
+func (h *held) release(ctx context.Context, dry bool) (again bool, err error) {
+	lookAgain := false
+	err = h.save(ctx, func(r *ledger.Row) {
+		lookAgain = r.Again && r.Step == nil && !dry
+		r.Again = false
+		if dry && h.row.Again {
+			r.Again = false // its setter queued a copy for after the lease, or another did
+		}
+		if !lookAgain {
+			r.Owner, r.LeaseEnds, r.Followed = "", time.Time{}, ""
+		}
+	})
+	return lookAgain, err
+}
+
+// cut ends the lease of a turn that failed, so that its message need not wait for
+// it; the owner stays, which marks the turn as cut short. It is best effort: the
+// lease ends by itself.
+func (h *held) cut(ctx context.Context, cause error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	err := h.save(ctx, func(r *ledger.Row) {
+		r.LeaseEnds = h.loop.Now()
+		r.LastError = clip(cause.Error())
+	})
+	if err != nil {
+		h.log.Warn("the lease of a failed turn ends by itself", slog.String(logError, err.Error()))
+	}
+}
+
+// clip keeps an error's text short enough for a row.
+func clip(s string) string {
+	const most = 1024
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+// repairHead finds the records that a cut turn wrote and the row doesn't know.
+func (h *held) repairHead(ctx context.Context) error {
+	for {
+		rec, hash, err := h.loop.nextRecord(ctx, h.object, h.row.HeadSeq)
+		if err != nil {
+			return err
+		}
+		if rec == nil {
+			break
+		}
+		if err := h.save(ctx, func(r *ledger.Row) { adopt(r, *rec, hash) }); err != nil {
+			return err
+		}
+	}
+	if h.row.Step != nil || h.row.HeadSeq == 0 {
+		return nil
+	}
+	rec, _, _, err := h.loop.chains().Read(ctx, h.object.Chain(), h.row.HeadSeq)
+	if err != nil {
+		return fmt.Errorf("reading the chain's head: %w", err)
+	}
+	if rec.Type == ledger.TypeIntent {
+		h.orphan = &rec
+	}
+	return nil
+}
+
+func (l *Loop) chains() ledger.Chains { return ledger.Chains{Blobs: l.Blobs} }
+
+// nextRecord is the record after seq, nil if there is none.
+func (l *Loop) nextRecord(ctx context.Context, o Object, seq int) (*ledger.Record, string, error) {
+	rec, _, hash, err := l.chains().Read(ctx, o.Chain(), seq+1)
+	if fault.Is(err, fault.NotFound) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("looking for record %d: %w", seq+1, err)
+	}
+	return &rec, hash, nil
+}
+
+// adopt brings a row up to a record that it doesn't know.
+func adopt(r *ledger.Row, rec ledger.Record, hash string) {
+	r.HeadSeq, r.HeadHash = rec.Seq, hash
+	switch rec.Type {
+	case ledger.TypeState, ledger.TypeIntent:
+		if state, err := rec.StateHash(); err == nil { // else it counts as changed
+			r.StateHash = state
+		}
+		adoptState(r, rec)
+	case ledger.TypeOutcome:
+		if r.Step != nil && r.Step.Intent == rec.Intent {
+			closeStep(r, rec.Outcome, rec.At)
+		}
+	}
+}
+
+func adoptState(r *ledger.Row, rec ledger.Record) {
+	if rec.Verdict != nil {
+		plan := remedy.Plan{}
+		if rec.Plan != nil {
+			plan = *rec.Plan
+		}
+		r.SetJudgement(*rec.Verdict, plan, rec.At)
+	}
+	if rec.Attestation != nil && (r.Attestation == nil || rec.Attestation.NonceIssued.After(r.Attestation.NonceIssued)) {
+		setAttestation(r, rec.Attestation)
+	}
+}
+
+// setAttestation takes a judged bundle over; it is no longer pending.
+func setAttestation(r *ledger.Row, a *cvm.Attestation) {
+	r.SetAttestation(a)
+	r.Pending = slices.DeleteFunc(r.Pending, func(p ledger.PendingEvidence) bool { return p.Bundle == a.Bundle })
+}
+
+// closeStep is what an outcome does to the row: the step is no longer open, what
+// a guest brought is pending, and a step that failed is held back until its time.
+func closeStep(r *ledger.Row, out *ledger.Outcome, at time.Time) {
+	st := r.Step
+	r.Step = nil
+	if st == nil || out == nil {
+		return
+	}
+	key := ledger.SendKey(st.Step)
+	if out.State == remedy.Done {
+		delete(r.Hold, key)
+		if out.Bundle != "" {
+			r.AddPending(ledger.PendingEvidence{Nonce: st.NonceHash, Bundle: out.Bundle})
+		}
+		return
+	}
+	if r.Hold == nil {
+		r.Hold = map[string]time.Time{}
+	}
+	r.Hold[key] = out.NotBefore
+}
+
+// mergeCause keeps why the object is looked at, until a record says it, and moves
+// the moment for which evidence is wanted.
+func mergeCause(r *ledger.Row, c ledger.Cause) {
+	if c.Kind == "" || c.Kind == causeLookAgain {
+		return
+	}
+	r.MergeCause(c)
+	if c.Nonce != "" {
+		r.AddPending(ledger.PendingEvidence{Nonce: c.Nonce})
+	}
+	if c.Kind == causeEvent && c.At.After(r.LastEventAt) {
+		r.LastEvent, r.LastEventAt = c.ID, c.At
+	}
+}
+
+// Cause kinds that the loop itself writes.
+const (
+	causeLookAgain = "look-again"
+	causeShared    = "shared"
+	causeOwnStep   = "own-step"
+	causeEvent     = "event"
+)

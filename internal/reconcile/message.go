@@ -1,0 +1,139 @@
+package reconcile
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+)
+
+// Message is what the queue `reconcile` carries: an object to look at, why, and
+// for a look-again the `next look` that it stands for.
+type Message struct {
+	VM     string       `json:"vm,omitempty"`
+	Shared string       `json:"shared,omitempty"`
+	Cause  ledger.Cause `json:"cause"`
+	Due    time.Time    `json:"due,omitzero"`
+	DryRun bool         `json:"dryrun,omitempty"`
+}
+
+// maxMessage is the longest message that is read, in bytes.
+const maxMessage = 48 << 10
+
+// DecodeMessage reads a message strictly: unknown members, two objects or none,
+// and malformed ids are fault.Invalid.
+func DecodeMessage(text []byte) (Message, error) {
+	const op = "reading a queue message"
+	if len(text) > maxMessage {
+		return Message{}, fault.New(fault.Invalid, op, "", "it has %d bytes, the most is %d", len(text), maxMessage)
+	}
+	var m Message
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m); err != nil {
+		return Message{}, fault.New(fault.Invalid, op, "", "%w; a message is {\"vm\":\"/subscriptions/…\",\"cause\":{\"kind\":\"rerun\"}}", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return Message{}, fault.New(fault.Invalid, op, "", "there is text after the JSON object")
+	}
+	if _, err := objectOf(m); err != nil {
+		return Message{}, err
+	}
+	return m, nil
+}
+
+// Encode gives the message's text.
+func (m Message) Encode() []byte {
+	b, err := json.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("encoding a message of plain fields: %v", err)) // cannot happen
+	}
+	return b
+}
+
+// Object is what the loop turns on: a VM or a shared object.
+type Object struct {
+	Kind   cvm.SharedKind // "" for a VM
+	ID     string         // as the message spells it
+	Table  string
+	PK, RK string
+}
+
+// Chain is the object's key in URLs and in record names.
+func (o Object) Chain() string { return o.PK + "-" + o.RK }
+
+// IsVM says whether the object is a VM.
+func (o Object) IsVM() bool { return o.Kind == "" }
+
+// Again is the object's look-again message for a time.
+func (o Object) message(c ledger.Cause, due time.Time) Message {
+	m := Message{Cause: c, Due: due}
+	if o.IsVM() {
+		m.VM = o.ID
+	} else {
+		m.Shared = o.ID
+	}
+	return m
+}
+
+func objectOf(m Message) (Object, error) {
+	const op = "reading a queue message"
+	switch {
+	case (m.VM == "") == (m.Shared == ""):
+		return Object{}, fault.New(fault.Invalid, op, "", "exactly one of vm and shared must be given")
+	case m.VM != "":
+		return VMObject(m.VM)
+	default:
+		return SharedObject(m.Shared)
+	}
+}
+
+// VMObject is the loop's object for a VM's ARM id.
+func VMObject(id string) (Object, error) {
+	vm, err := cvm.ParseVMID(id)
+	if err != nil {
+		return Object{}, err
+	}
+	return Object{ID: string(vm), Table: ledger.TableVMs, PK: strings.ToLower(vm.Subscription()), RK: cvm.RowKey(id)}, nil
+}
+
+// SharedObject is the loop's object for a disk encryption set's or vault's ARM
+// id, a key's URL (its version is dropped) or <subscription>/regions/<region>.
+func SharedObject(id string) (Object, error) {
+	o := Object{ID: id, Table: ledger.TableShared}
+	low := strings.ToLower(id)
+	switch {
+	case strings.HasPrefix(low, "https://"):
+		k, err := cvm.ParseKeyID(id)
+		if err != nil {
+			return Object{}, err
+		}
+		o.Kind, o.ID, o.PK = cvm.SharedKey, string(k.Versionless()), ledger.KeysPartition
+	case strings.Contains(low, "/diskencryptionsets/"):
+		d, err := cvm.ParseDESID(id)
+		if err != nil {
+			return Object{}, err
+		}
+		o.Kind, o.PK = cvm.SharedDES, strings.ToLower(d.Subscription())
+	case strings.Contains(low, "/providers/microsoft.keyvault/"):
+		v, err := cvm.ParseVaultID(id)
+		if err != nil {
+			return Object{}, err
+		}
+		o.Kind, o.PK = cvm.SharedVault, strings.ToLower(v.Subscription())
+	default:
+		sub, region, ok := strings.Cut(low, "/regions/")
+		if !ok || sub == "" || region == "" || strings.Contains(region, "/") || strings.Contains(sub, "/") {
+			return Object{}, fault.New(fault.Invalid, "reading a shared object's id", id, "it is neither a disk encryption set, a vault, a key's URL nor <subscription>/regions/<region>")
+		}
+		o.Kind, o.ID, o.PK = cvm.SharedRegion, low, sub
+	}
+	o.RK = cvm.RowKey(o.ID)
+	return o, nil
+}

@@ -1,0 +1,154 @@
+package reconcile
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/remedy"
+)
+
+// settle records what a look saw and applies one step. It answers true when the
+// step ended at once, so that there is more to see.
+func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended bool, err error) {
+	now := l.Now()
+	rec := l.stateRecord(h, m, v)
+	state, err := rec.StateHash()
+	if err != nil {
+		return false, err
+	}
+	for _, id := range v.wake {
+		c := ledger.Cause{Kind: causeShared, At: now, ID: h.object.ID}
+		if err := l.enqueue(ctx, Message{Shared: id, Cause: c}, 0); err != nil {
+			return false, err
+		}
+	}
+	next := h.row.NextLook
+	if !v.next.IsZero() {
+		if next, err = l.schedule(ctx, h, v.next); err != nil {
+			return false, err
+		}
+	}
+	step, apply := l.nextStep(h.row, v.plan, now)
+	var open *ledger.OpenStep
+	if apply {
+		rec.Type = ledger.TypeIntent
+		step.State = remedy.Running
+		rec.Step = &step
+	}
+	hash := ""
+	switch {
+	case apply && l.servesAgain(h.orphan, state, step):
+		rec, hash = *h.orphan, h.row.HeadHash // recorded by a turn that was cut short before it sent anything
+	case apply || state != h.row.StateHash:
+		if hash, rec, err = l.append(ctx, h, rec); err != nil {
+			return false, err
+		}
+	}
+	h.orphan = nil
+	if apply {
+		open = &ledger.OpenStep{Step: step, Intent: rec.Seq, Record: ledger.RecordName(h.object.Chain(), rec.Seq), Started: now}
+	}
+	if v.verdict.Value != h.row.Verdict {
+		h.log.Info("verdict", slog.String("verdict", string(v.verdict.Value)), slog.String("was", string(h.row.Verdict)))
+	}
+	err = h.save(ctx, func(r *ledger.Row) {
+		if hash != "" {
+			r.HeadSeq, r.HeadHash, r.StateHash = rec.Seq, hash, state
+			r.Causes = nil
+		}
+		r.SetJudgement(v.verdict, v.plan, now)
+		r.LastSeen, r.NextLook, r.Development, r.LastError = now, next, l.Development, ""
+		if v.region != "" {
+			r.Region = v.region
+		}
+		if v.vm != nil {
+			r.ID, r.GoneSince = string(v.vm.ID), time.Time{}
+		}
+		v.change(r)
+		if v.att != nil {
+			setAttestation(r, v.att)
+		}
+		r.Step = open
+	})
+	if err != nil || !apply {
+		return false, err
+	}
+	return l.send(ctx, h)
+}
+
+// nextStep is the first planned step that isn't held back after a failure. What
+// would follow a held deallocation is held with it.
+func (l *Loop) nextStep(row ledger.Row, p remedy.Plan, now time.Time) (remedy.Step, bool) {
+	if p.Mode != "enforce" {
+		return remedy.Step{}, false
+	}
+	heldDown := false
+	for _, s := range p.Steps {
+		if s.State != remedy.Planned || heldDown && s.Disturbs == remedy.DisturbsDeallocate {
+			continue
+		}
+		if row.Hold[ledger.SendKey(s)].After(now) {
+			heldDown = heldDown || s.Disturbs == remedy.DisturbsDeallocate
+			continue
+		}
+		return s, true
+	}
+	return remedy.Step{}, false
+}
+
+func (l *Loop) stateRecord(h *held, m Message, v *view) ledger.Record {
+	posture, err := json.Marshal(v.posture)
+	if err != nil {
+		panic(fmt.Sprintf("encoding a posture of plain fields: %v", err)) // cannot happen
+	}
+	return ledger.Record{Type: ledger.TypeState, Chain: h.object.Chain(), Seq: h.row.HeadSeq + 1, Posture: posture, Verdict: &v.verdict, Plan: &v.plan,
+		Attestation: v.att, Causes: recordCauses(h.row, m), Policy: l.Policy.Hash, Mode: v.plan.Mode, Development: l.Development}
+}
+
+// servesAgain says whether an intent that a cut turn recorded, and never sent, is
+// the very one that is wanted now.
+func (l *Loop) servesAgain(orphan *ledger.Record, state string, step remedy.Step) bool {
+	if orphan == nil || orphan.Step == nil || !orphan.Step.Same(step) {
+		return false
+	}
+	was, err := orphan.StateHash()
+	return err == nil && was == state
+}
+
+// recordCauses are those merged in the row, and this message's own where nothing
+// merged it.
+func recordCauses(row ledger.Row, m Message) []ledger.Cause {
+	if len(row.Causes) > 0 {
+		return row.Causes
+	}
+	if m.Cause.Kind == "" {
+		return nil
+	}
+	return []ledger.Cause{m.Cause}
+}
+
+// append adds a record to the object's chain. A sequence number that is taken
+// means that a cut turn wrote it: the caller's turn fails and the next repairs.
+func (l *Loop) append(ctx context.Context, h *held, rec ledger.Record) (string, ledger.Record, error) {
+	rec.Object, rec.Chain, rec.Seq = h.row.ID, h.object.Chain(), h.row.HeadSeq+1
+	rec.At = l.Now().UTC()
+	rec.Version, rec.Development, rec.Policy = l.Version, l.Development, l.Policy.Hash
+	if rec.Mode == "" {
+		rec.Mode = l.Policy.Mode()
+	}
+	hash, _, err := l.chains().Append(ctx, rec, h.row.HeadHash)
+	if fault.Is(err, fault.Conflict) {
+		// Our own write whose answer was lost, or a cut turn's: take it as it is.
+		h.repair = true
+		return "", rec, fmt.Errorf("record %d is already there: %w", rec.Seq, err)
+	}
+	if err != nil {
+		return "", rec, fmt.Errorf("writing record %d of %q: %w", rec.Seq, h.object.ID, err)
+	}
+	return hash, rec, nil
+}

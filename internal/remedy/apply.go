@@ -1,0 +1,205 @@
+package remedy
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/policy"
+)
+
+// tokenVerify is the resume token of an act whose operation has ended well, or
+// that has none, and whose effect isn't to be read yet: Azure's replicas lag.
+// Polling it reads the resource and never sends again.
+const tokenVerify = "verify"
+
+// The waits that are proposed where the service names none.
+const (
+	retryVerify     = 2 * time.Second // an effect that isn't to be read yet
+	retryTransition = 5 * time.Second // a resource that is being changed
+)
+
+// AzureApplier applies every kind of step that a plan may hold as planned. It
+// keeps nothing between calls, so any worker may go on where another stopped.
+type AzureApplier struct {
+	// Azure is required. Where it is a SizeReader too, deallocations can be made.
+	Azure Azure
+	// Policy is required: in mode observe nothing is sent.
+	Policy *policy.Document
+	// Script makes the shell script of collect-evidence for a collector of this
+	// SHA-256 (hex). nil refuses collect-evidence.
+	Script func(toolSHA256 string) string
+	// Now is the clock by which a key has expired. nil refuses deallocations.
+	Now func() time.Time
+}
+
+// NewApplier makes an applier that lacks Script and Now; see there.
+func NewApplier(az Azure, d *policy.Document) *AzureApplier {
+	return &AzureApplier{Azure: az, Policy: d}
+}
+
+var _ Applier = (*AzureApplier)(nil)
+
+// act is how one kind is looked at and sent. look answers in this order: is the
+// effect there, is an operation under way, does a precondition fail (Refused),
+// else NotThere.
+type act struct {
+	look  func(context.Context, Step, Secrets) (Progress, error)
+	start func(context.Context, Step, Secrets) (Progress, error)
+}
+
+func (a *AzureApplier) act(s Step) (act, error) {
+	switch s.Kind {
+	case CollectEvidence:
+		return act{a.lookRunCommand, a.startRunCommand}, nil
+	case InstallAttest, EncryptTempDisk:
+		return act{a.lookExtension, a.startExtension}, nil
+	case Tag, Quarantine, MarkDeallocation, MarkDown, ClearMark:
+		return act{a.lookTags, a.startTags}, nil
+	case Deallocate:
+		return act{a.lookDeallocate, a.startDeallocate}, nil
+	case Start:
+		return act{a.lookStart, a.startStart}, nil
+	case EncryptDataDisk:
+		return act{a.lookDataDisk, a.startDataDisk}, nil
+	case DisableAutoRotation:
+		return act{a.lookAutoRotation, a.startAutoRotation}, nil
+	case ReplacePolicy:
+		return act{a.lookReleasePolicy, a.startReleasePolicy}, nil
+	case EnsureKey:
+		return act{a.lookKey, a.startKey}, nil
+	case EnsureDES:
+		return act{a.lookDES, a.startDES}, nil
+	case GrantDES, GrantOrchestrator:
+		return act{a.lookGrant, a.startGrant}, nil
+	}
+	return act{}, fault.New(fault.Bug, "applying "+string(s.Kind), s.Target, "nobody but a person carries out this kind of step")
+}
+
+// Look reads the target afresh.
+func (a *AzureApplier) Look(ctx context.Context, s Step, sec Secrets) (Progress, error) {
+	t, err := a.act(s)
+	if err != nil {
+		return Progress{}, err
+	}
+	p, err := t.look(ctx, s, sec)
+	if fault.Is(err, fault.NotFound) {
+		return refused(err), nil // what it acts on, or what that hangs on, is gone
+	}
+	return p, err
+}
+
+// Start sends the one write. It reads what the write needs (an ETag, a region)
+// just before. Errors that pass come back as errors; those that don't are the
+// act's end.
+func (a *AzureApplier) Start(ctx context.Context, s Step, sec Secrets) (Progress, error) {
+	t, err := a.act(s)
+	if err != nil {
+		return Progress{}, err
+	}
+	if a.Policy == nil || a.Policy.Mode() != modeEnforce {
+		return refused(fault.New(fault.Blocked, "applying "+string(s.Kind), s.Target, "policy's mode isn't enforce: nothing is written")), nil
+	}
+	p, err := t.start(ctx, s, sec)
+	if err != nil {
+		if passes(err) {
+			return Progress{}, err
+		}
+		return Progress{State: Ended, Err: err}, nil
+	}
+	if p.State == Underway && p.Token == "" {
+		p.Token = tokenVerify // it was sent: from now on it is only looked for
+	}
+	if p.State == Effected {
+		return a.verify(ctx, t, s, sec)
+	}
+	return p, nil
+}
+
+// Poll asks how an act stands.
+func (a *AzureApplier) Poll(ctx context.Context, s Step, token string, sec Secrets) (Progress, error) {
+	t, err := a.act(s)
+	if err != nil {
+		return Progress{}, err
+	}
+	switch token {
+	case "":
+		return a.Look(ctx, s, sec)
+	case tokenVerify:
+		return a.verify(ctx, t, s, sec)
+	}
+	p, err := a.Azure.PollOperation(ctx, token)
+	if err != nil {
+		return Progress{}, err
+	}
+	switch p.State {
+	case Underway:
+		if p.Token == "" {
+			p.Token = token
+		}
+		return p, nil
+	case Effected:
+		return a.verify(ctx, t, s, sec)
+	}
+	return p, nil
+}
+
+// verify reads whether the effect of a write that was accepted is there.
+func (a *AzureApplier) verify(ctx context.Context, t act, s Step, sec Secrets) (Progress, error) {
+	p, err := t.look(ctx, s, sec)
+	if err != nil {
+		if fault.Is(err, fault.NotFound) {
+			return Progress{State: Ended, Err: err}, nil
+		}
+		if passes(err) {
+			// The write must not be sent again for a read that failed.
+			return Progress{State: Underway, Token: tokenVerify, RetryAfter: max(fault.RetryAfter(err), retryVerify)}, nil
+		}
+		return Progress{}, err
+	}
+	switch p.State {
+	case NotThere:
+		return Progress{State: Underway, Token: tokenVerify, RetryAfter: retryVerify}, nil
+	case Underway:
+		p.Token = tokenVerify
+	case Refused:
+		p.State = Ended // it was sent, and what it needed has gone since
+	}
+	return p, nil
+}
+
+// passes says whether an error goes away by itself.
+func passes(err error) bool {
+	switch fault.KindOf(err) {
+	case fault.Conflict, fault.Throttled, fault.Transient:
+		return true
+	}
+	return false
+}
+
+func refused(err error) Progress { return Progress{State: Refused, Err: err} }
+
+// refuse is a precondition that doesn't hold.
+func refuse(s Step, format string, args ...any) Progress {
+	return refused(fault.New(fault.Blocked, "applying "+string(s.Kind), s.Target, format, args...))
+}
+
+func effected() Progress { return Progress{State: Effected} }
+func notThere() Progress { return Progress{State: NotThere} }
+func inMotion() Progress { return Progress{State: Underway, RetryAfter: retryTransition} }
+
+// moving says whether a provisioning state is one of a change that isn't over.
+func moving(state string) bool {
+	switch strings.ToLower(state) {
+	case "creating", "updating", "deleting", "migrating":
+		return true
+	}
+	return false
+}
+
+// same compares ARM ids and names as ARM does.
+func same[T, U ~string](a T, b U) bool { return strings.EqualFold(string(a), string(b)) }
+
+func vmOf(s Step) cvm.VMID { return cvm.VMID(s.Target) }
