@@ -23,10 +23,17 @@ type LetterView struct {
 	Source  string     `json:"source"`
 	Reason  string     `json:"reason"`
 	Size    int        `json:"size"`
+	Tries   int        `json:"tries,omitempty"`
+	Times   int        `json:"times,omitempty"` // how often it came again after it had an outcome
 	At      time.Time  `json:"at"`
 	Object  string     `json:"object,omitempty"`
 	Outcome string     `json:"outcome,omitempty"`
 	Done    *time.Time `json:"outcomeAt,omitempty"`
+}
+
+func viewOf(l ledger.Letter) LetterView {
+	return LetterView{ID: l.ID, Source: l.Source, Reason: l.Reason, Size: l.Size, Tries: l.Tries, Times: l.Times, At: l.At, Object: l.Object,
+		Outcome: l.Outcome, Done: timeOrNil(l.OutcomeAt)}
 }
 
 // Inbox lists the dead letters, shows one's bytes, and puts one on the loop again.
@@ -63,7 +70,7 @@ func (a *App) listInbox(ctx context.Context, openOnly bool) customhandler.HTTPAn
 		return failed(err)
 	}
 	err = a.Inbox.List(ctx, maxLetters, openOnly, func(l ledger.Letter) bool {
-		out.Letters = append(out.Letters, LetterView{l.ID, l.Source, l.Reason, l.Size, l.At, l.Object, l.Outcome, timeOrNil(l.OutcomeAt)})
+		out.Letters = append(out.Letters, viewOf(l))
 		return true
 	})
 	if err != nil {
@@ -77,7 +84,11 @@ func (a *App) letter(ctx context.Context, id string) customhandler.HTTPAnswer {
 	if err != nil {
 		return failed(err)
 	}
-	return customhandler.HTTPAnswer{Status: http.StatusOK, Header: map[string]string{"Content-Type": "application/octet-stream", "X-Content-Type-Options": "nosniff"}, Body: l.Body}
+	// In base64: the host carries text alone, and the bytes may be anything.
+	return answer(http.StatusOK, struct {
+		LetterView
+		Body []byte `json:"body"`
+	}{viewOf(l), l.Body})
 }
 
 // redrive puts what a letter names on the loop, if anybody can make sense of it now.

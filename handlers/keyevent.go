@@ -19,7 +19,7 @@ func KeyEvent(source Source) customhandler.EventFunc {
 		key, cause, drop, err := app.DecideKey(body)
 		switch {
 		case c.Event == nil:
-			return app.keep(ctx, ledger.SourceKeyEvent, "the host's call holds no event", body, "")
+			return app.keep(ctx, ledger.SourceKeyEvent, "the host's call holds no event: "+c.Problem, body, "")
 		case err != nil:
 			return app.keep(ctx, ledger.SourceKeyEvent, err.Error(), body, "")
 		case drop != "":

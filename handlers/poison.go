@@ -19,7 +19,7 @@ func Poison(source Source) customhandler.QueueFunc {
 		if err != nil {
 			return err
 		}
-		l := ledger.Letter{Source: ledger.SourcePoison, Body: c.Text, At: app.Now()}
+		l := ledger.Letter{Source: ledger.SourcePoison, Body: c.Text, Tries: c.DequeueCount, At: app.Now()}
 		m, err := reconcile.DecodeMessage(c.Text)
 		if err != nil {
 			l.Reason = err.Error()

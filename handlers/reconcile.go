@@ -19,7 +19,11 @@ func Reconcile(source Source) customhandler.QueueFunc {
 		}
 		m, err := reconcile.DecodeMessage(c.Text)
 		if err != nil {
-			return app.keep(ctx, ledger.SourceQueue, err.Error(), c.Text, "")
+			reason := err.Error()
+			if c.Problem != "" {
+				reason = c.Problem
+			}
+			return app.keep(ctx, ledger.SourceQueue, reason, c.Text, "")
 		}
 		app.Counters.Turns.Add(1)
 		if err := app.Loop.Turn(ctx, m); err != nil {

@@ -27,7 +27,7 @@ func VMEvent(source Source) customhandler.EventFunc {
 		if len(body) > maxEvent || c.Event == nil {
 			reason := fmt.Sprintf("the event has %d bytes, more than any VM event", len(body))
 			if c.Event == nil {
-				reason = "the host's call holds no event"
+				reason = "the host's call holds no event: " + c.Problem
 			}
 			if kept := app.keep(ctx, ledger.SourceEvent, reason, body, string(vm)); kept != nil || err != nil || drop != "" || c.Event == nil {
 				return kept

@@ -2,5 +2,5 @@
 
 package main
 
-// devCommands are there in development builds alone.
+// devCommands is empty in what is shipped: the local world isn't linked into it.
 type devCommands struct{}

@@ -64,13 +64,13 @@ func TestRightsRBAC(t *testing.T) {
 			"atScope()": {roleRow(orchOID, "ServicePrincipal", roleReleaseUser, keyAt, ""), roleRow(groupOID, "Group", roleEncryptionUser, vaultID, "")},
 			"assignedTo('" + desOID + "')": {
 				roleRow(groupOID, "Group", roleEncryptionUser, vaultID, ""),
-				roleRow(adminOID, "User", roleReleaseUser, vaultID, ""),                      // an answer that wasn't asked for counts for nothing
+				roleRow(adminOID, "User", roleReleaseUser, vaultID, ""),                     // an answer that wasn't asked for counts for nothing
 				roleRow(desOID, "ServicePrincipal", roleReleaseUser, vaultID+"/keys/x", ""), // another key
 			},
 		}, cvm.Rights{DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{groupOID}}, 2},
 		{"nothing", map[string][]string{"atScope()": nil, "assignedTo('" + desOID + "')": nil, "assignedTo('" + orchOID + "')": nil}, cvm.Rights{}, 3},
 		{"a condition is no grant", map[string][]string{
-			"atScope()":                     {roleRow(desOID, "ServicePrincipal", roleEncryptionUser, keyAt, "@Resource[x]"), roleRow(orchOID, "ServicePrincipal", roleReleaseUser, keyAt, "")},
+			"atScope()":                    {roleRow(desOID, "ServicePrincipal", roleEncryptionUser, keyAt, "@Resource[x]"), roleRow(orchOID, "ServicePrincipal", roleReleaseUser, keyAt, "")},
 			"assignedTo('" + desOID + "')": nil,
 		}, cvm.Rights{Orchestrator: []string{"release"}}, 2},
 	} {

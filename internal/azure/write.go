@@ -3,12 +3,10 @@ package azure
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
@@ -19,22 +17,30 @@ import (
 	"cvmguard/internal/remedy"
 )
 
-// begin sends one write and gives its progress without waiting. A write that was
-// taken but whose operation can't be followed is under way without a token: the
-// caller looks at the resource.
+// begin sends one write and gives its progress without waiting. Whatever the
+// service answered with a good status was taken, whether the SDK expected that
+// status or not. If its operation can't be followed it is under way without a
+// token: the caller looks at the resource.
 func begin[T any](ctx context.Context, c *Client, k call, send func(context.Context) (*runtime.Poller[T], error)) (remedy.Progress, error) {
 	var resp *http.Response
 	p, err := send(policy.WithCaptureResponse(once(ctx), &resp))
 	c.listeners.changed(k.object)
-	wait := retryAfter(resp)
-	if err != nil {
-		var refused *azcore.ResponseError
-		if resp != nil && resp.StatusCode < 300 && !errors.As(err, &refused) && ctx.Err() == nil {
-			c.log.WarnContext(ctx, "a write was taken, its operation can't be followed", "op", k.op, "object", k.object)
-			return remedy.Progress{State: remedy.Underway, RetryAfter: wait}, nil
-		}
+	switch {
+	case err == nil:
+		return progress(ctx, k, resp, p)
+	case resp == nil || resp.StatusCode >= 300:
 		return remedy.Progress{}, k.fault(err)
 	}
+	if cl, aerr := c.armClient(); aerr == nil {
+		if q, perr := runtime.NewPoller[opResult](resp, cl.Pipeline(), nil); perr == nil {
+			return progress(ctx, k, resp, q)
+		}
+	}
+	c.log.WarnContext(ctx, "a write was taken, its operation can't be followed", "op", k.op, "object", k.object, "status", resp.StatusCode)
+	return remedy.Progress{State: remedy.Underway, RetryAfter: retryAfter(resp)}, nil
+}
+
+func progress[T any](ctx context.Context, k call, resp *http.Response, p *runtime.Poller[T]) (remedy.Progress, error) {
 	if p.Done() {
 		if failedBody(resp) {
 			_, err := p.Result(ctx)
@@ -42,11 +48,11 @@ func begin[T any](ctx context.Context, c *Client, k call, send func(context.Cont
 		}
 		return remedy.Progress{State: remedy.Effected}, nil
 	}
-	token, err := p.ResumeToken()
-	if err != nil {
-		return remedy.Progress{State: remedy.Underway, RetryAfter: wait}, nil
+	out := remedy.Progress{State: remedy.Underway, RetryAfter: retryAfter(resp)}
+	if token, err := p.ResumeToken(); err == nil {
+		out.Token = token
 	}
-	return remedy.Progress{State: remedy.Underway, Token: token, RetryAfter: wait}, nil
+	return out, nil
 }
 
 // failedBody says whether an answer's own body says that the operation failed.

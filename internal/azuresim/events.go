@@ -86,7 +86,7 @@ func (s *Sim) emit(e armEvent) {
 }
 
 // resourceEvent makes the event of Microsoft.Resources for a write. A creation
-// has no httpRequest and spells the group's segment in lower case.
+// has no httpRequest; that of a VM spells the group's segment in lower case.
 func (s *Sim) resourceEvent(e armEvent) Event {
 	verb := map[string]string{http.MethodPost: "Action", http.MethodDelete: "Delete"}[e.method]
 	if verb == "" {
@@ -97,7 +97,7 @@ func (s *Sim) resourceEvent(e armEvent) Event {
 		outcome, status = "Failure", "Failed"
 	}
 	id := e.target
-	if e.create {
+	if e.create && e.action == typeVM+"/write" {
 		id = strings.Replace(id, "/resourceGroups/", "/resourcegroups/", 1)
 	}
 	sub := s.opt.Subscription

@@ -77,7 +77,7 @@ func (x *exchange) putExtension(p armPath) {
 	}
 	x.reply(status, copyOf(r.body))
 	x.begin(&operation{
-		target: r.id, loc: vm.location(), lock: vm,
+		target: r.id, loc: vm.location(), lock: vm, create: old == nil,
 		apply: func() *opError {
 			if err := provisionError(vm, r); err != nil {
 				return err

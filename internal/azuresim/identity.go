@@ -271,7 +271,13 @@ func (s *Sim) clientToken(x *exchange) {
 		x.reply(http.StatusUnauthorized, doc{"error": "invalid_client", "error_description": "the client id or its secret is wrong"})
 		return
 	}
-	tok, _, err := s.token(who.Name, strings.TrimSuffix(form.Get("scope"), "/.default"))
+	audience := "" // beside it a client asks for openid, profile …
+	for _, scope := range strings.Fields(form.Get("scope")) {
+		if a, ok := strings.CutSuffix(scope, "/.default"); ok {
+			audience = a
+		}
+	}
+	tok, _, err := s.token(who.Name, audience)
 	if err != nil {
 		x.reply(http.StatusBadRequest, doc{"error": "invalid_request", "error_description": err.Error()})
 		return

@@ -89,7 +89,7 @@ func (x *exchange) putRunCommand(p armPath) {
 		r.setState("Updating")
 	}
 	x.reply(status, copyOf(r.body))
-	op := &operation{target: r.id, loc: vm.location(), lock: r, manual: true, apply: func() *opError { return nil }}
+	op := &operation{target: r.id, loc: vm.location(), lock: r, create: old == nil, manual: true, apply: func() *opError { return nil }}
 	op.apply = func() *opError {
 		r.setState("Succeeded")
 		if cmd.strict && str(r.run.view, "executionState") != "Succeeded" && !cmd.async {

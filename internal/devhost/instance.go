@@ -86,7 +86,7 @@ func (in *instance) supervise(ctx context.Context) error {
 		in.mu.Lock()
 		timedOut := in.timedOut
 		in.mu.Unlock()
-		var exit *exec.ExitError
+		var status *exec.ExitError
 		switch {
 		case err == nil:
 			log.Error("the handler ended with exit status 0: the host never starts it again, and every call fails from now on")
@@ -96,7 +96,7 @@ func (in *instance) supervise(ctx context.Context) error {
 		case timedOut:
 			log.Warn("the handler is started again after a function timeout")
 			continue
-		case errors.As(err, &exit) && exit.ExitCode() == 200:
+		case errors.As(err, &status) && status.ExitCode() == 200:
 			log.Info("the handler asked for a restart (exit status 200)")
 			continue
 		}
@@ -112,6 +112,9 @@ func (in *instance) supervise(ctx context.Context) error {
 		}
 	}
 }
+
+// exit is the end of a process; err is nil for status 0.
+type exit struct{ err error }
 
 // oneLife runs one process of the handler until it ends (nil for exit status
 // 0) or ctx does.
@@ -140,7 +143,7 @@ func (in *instance) oneLife(ctx context.Context) error {
 	in.mu.Lock()
 	in.process, in.timedOut = cmd.Process, false
 	in.mu.Unlock()
-	exited := make(chan error, 1)
+	exited := make(chan exit, 1)
 	go func() {
 		err := cmd.Wait()
 		in.mu.Lock()
@@ -151,7 +154,7 @@ func (in *instance) oneLife(ctx context.Context) error {
 		if errors.Is(err, exec.ErrWaitDelay) {
 			err = nil // it ended with status 0, its output stayed open
 		}
-		exited <- err
+		exited <- exit{err}
 	}()
 	if ended, err := in.probe(ctx, exited); ended {
 		return describe(err, stderr)
@@ -159,8 +162,8 @@ func (in *instance) oneLife(ctx context.Context) error {
 	if ctx.Err() == nil {
 		h.setState(ready)
 		select {
-		case err := <-exited:
-			return describe(err, stderr)
+		case e := <-exited:
+			return describe(e.err, stderr)
 		case <-ctx.Done():
 		}
 	}
@@ -171,7 +174,7 @@ func (in *instance) oneLife(ctx context.Context) error {
 // probe asks GET / until anything answers. Any error but a refused connection
 // counts as an answer. A handler that keeps its port closed for too long is
 // killed.
-func (in *instance) probe(ctx context.Context, exited <-chan error) (ended bool, exit error) {
+func (in *instance) probe(ctx context.Context, exited <-chan exit) (ended bool, err error) {
 	timeout := time.NewTimer(in.h.cfg.startTime)
 	defer timeout.Stop()
 	pause := time.NewTicker(in.probeEvery)
@@ -181,8 +184,8 @@ func (in *instance) probe(ctx context.Context, exited <-chan error) (ended bool,
 			return false, nil
 		}
 		select {
-		case err := <-exited:
-			return true, err
+		case e := <-exited:
+			return true, e.err
 		case <-ctx.Done():
 			return false, nil
 		case <-timeout.C:
@@ -229,7 +232,7 @@ func describe(err error, stderr *lineWriter) error {
 }
 
 // end ends the process: by SIGTERM first if a grace is set, else at once.
-func (in *instance) end(p *os.Process, exited <-chan error) {
+func (in *instance) end(p *os.Process, exited <-chan exit) {
 	log := in.h.opts.Log
 	if in.h.opts.KillGrace > 0 {
 		if err := p.Signal(syscall.SIGTERM); err == nil {

@@ -46,8 +46,7 @@ func localSettings() map[string]string {
 	return map[string]string{
 		"CVMGUARD_LEASE": "20s", "CVMGUARD_TURN_TIMEOUT": "15s", "CVMGUARD_MARGIN": "1s", "CVMGUARD_TRANSITION_WAIT": "2s",
 		"CVMGUARD_MAX_POLL": "5s", "CVMGUARD_SLOW_PACE": "10m", "CVMGUARD_CACHE_TTL": "5s", "CVMGUARD_LOG_LEVEL": "info",
-		"AzureFunctionsJobHost__extensions__queues__visibilityTimeout":  "00:00:01",
-		"AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.2500000",
+		"AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",
 	}
 }
 
@@ -223,9 +222,9 @@ func (w *World) StartHost(ctx context.Context) error {
 }
 
 func (w *World) newHost() (*devhost.Host, error) {
-	h, err := devhost.New(devhost.Options{Root: w.opts.Dist, Env: w.env, Queues: &hostQueues{q: w.Storage.QueueRaw()}, Log: w.opts.Log,
+	h, err := devhost.New(devhost.Options{Root: w.opts.Dist, Env: w.env, Queues: hostQueues{w.Storage.QueueRaw()}, Log: w.opts.Log,
 		Stdout: w.opts.Output, Stderr: w.opts.Output, HidingTime: orElse(w.opts.HidingTime, 20*time.Second),
-		KillGrace: 6 * time.Second})
+		MaxPolling: 25 * time.Millisecond, KillGrace: 6 * time.Second})
 	if err != nil {
 		return nil, fmt.Errorf("starting the host: %w", err)
 	}

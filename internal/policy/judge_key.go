@@ -77,6 +77,9 @@ func judgeReleasePolicy(s *subject) []Finding {
 		return list
 	}
 	q := cvm.PolicyQuestion{Region: s.region, TEE: s.tee, ExtraAuthorities: s.doc.Authorities}
+	if s.on == onVM && q.Region == "" {
+		q.Region = "unread" // asked all the same: a region without a known provider is unknown
+	}
 	var list []Finding
 	for _, p := range cvm.JudgeReleasePolicy(s.key.Value.Policy, q) {
 		text := p.Text

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"cvmguard/internal/cvm"
@@ -13,8 +14,8 @@ type part struct {
 	judge func(*subject) []Finding
 }
 
-// gather runs rules that are on and keeps what fails or is unknown, with the
-// rule's name in the text. A fault that only a deallocation or a new VM would
+// gather runs rules that are on and keeps what fails or is unknown, each reason
+// once, with the rule's name in the text. A fault that only a deallocation or a new VM would
 // cure elsewhere is a person's to cure here: no VM hangs on it yet.
 func (s *subject) gather(parts ...part) []Finding {
 	var list []Finding
@@ -23,7 +24,9 @@ func (s *subject) gather(parts ...part) []Finding {
 			continue
 		}
 		for _, f := range p.judge(s) {
-			if f.State != cvm.Fail && f.State != cvm.UnknownState {
+			if f.State != cvm.Fail && f.State != cvm.UnknownState || slices.ContainsFunc(list, func(have Finding) bool {
+				return have.State == f.State && have.Reason == f.Reason
+			}) {
 				continue
 			}
 			if f.Class == NeedsDeallocation || f.Class == NeedsRecreate {

@@ -189,6 +189,13 @@ func (l *Loop) prepareEvidence(ctx context.Context, h *held) (sec remedy.Secrets
 func (l *Loop) fetchEvidence(ctx context.Context, h *held, out *ledger.Outcome) error {
 	blob := h.row.Step.Blob
 	bundle, err := l.Blobs.Read(ctx, ledger.ContainerIncoming, blob, maxBundle)
+	if fault.Is(err, fault.NotFound) {
+		// A turn that was cut short may have taken it over already.
+		if n, err := l.nonces().ByHash(ctx, h.row.Step.NonceHash); err == nil && n.Used != "" {
+			out.Bundle = n.Used
+			return nil
+		}
+	}
 	if fault.Is(err, fault.NotFound) || err == nil && len(bundle) == 0 {
 		return fault.New(fault.Blocked, "collecting evidence", h.object.ID, "the run command ended but the guest brought nothing; look at its output on the VM")
 	}

@@ -33,7 +33,7 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 			return false, err
 		}
 	}
-	step, apply := l.nextStep(h.row, v.plan, now)
+	step, apply := v.plan.NextExcept(func(s remedy.Step) bool { return h.row.Hold[ledger.SendKey(s)].After(now) })
 	var open *ledger.OpenStep
 	if apply {
 		rec.Type = ledger.TypeIntent
@@ -79,26 +79,6 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 		return false, err
 	}
 	return l.send(ctx, h)
-}
-
-// nextStep is the first planned step that isn't held back after a failure. What
-// would follow a held deallocation is held with it.
-func (l *Loop) nextStep(row ledger.Row, p remedy.Plan, now time.Time) (remedy.Step, bool) {
-	if p.Mode != "enforce" {
-		return remedy.Step{}, false
-	}
-	heldDown := false
-	for _, s := range p.Steps {
-		if s.State != remedy.Planned || heldDown && s.Disturbs == remedy.DisturbsDeallocate {
-			continue
-		}
-		if row.Hold[ledger.SendKey(s)].After(now) {
-			heldDown = heldDown || s.Disturbs == remedy.DisturbsDeallocate
-			continue
-		}
-		return s, true
-	}
-	return remedy.Step{}, false
 }
 
 func (l *Loop) stateRecord(h *held, m Message, v *view) ledger.Record {

@@ -75,10 +75,14 @@ func (l *Loop) observeRights(ctx context.Context, s *cvm.SharedPosture, doc *pol
 	if !s.Vault.Known || !s.Key.Known || !s.DES.Known || s.DES.Value.PrincipalID == "" {
 		return nil
 	}
-	q := cvm.RightsQuery{Vault: s.Vault.Value, Key: s.Key.Value.ID.Versionless(),
-		DESPrincipal: s.DES.Value.PrincipalID, Orchestrator: doc.Orchestrator()}
-	s.Rights, err = fact(l.Azure.Rights(ctx, q, true))("rights-unreadable")
+	s.Rights, err = l.rightsOf(ctx, s.Vault.Value, s.Key.Value, s.DES.Value, doc)
 	return err
+}
+
+// rightsOf reads who may do what with a key.
+func (l *Loop) rightsOf(ctx context.Context, v cvm.Vault, k cvm.Key, d cvm.DES, doc *policy.Document) (cvm.Fact[cvm.Rights], error) {
+	q := cvm.RightsQuery{Vault: v, Key: k.ID.Versionless(), DESPrincipal: d.PrincipalID, Orchestrator: doc.Orchestrator()}
+	return fact(l.Azure.Rights(ctx, q, true))("rights-unreadable")
 }
 
 // observeKey reads the version of a key that its disk encryption sets use, found

@@ -87,6 +87,16 @@ func (l *Loop) viewVM(ctx context.Context, h *held, doc *policy.Document, fresh 
 	v.verdict = policy.Judge(p, doc, now)
 	v.verdict.PolicyHash = l.Policy.Hash
 	v.plan = remedy.ForVM(p, v.verdict, doc)
+	if remedy.WantsRights(p, v.verdict, doc) {
+		// Rights are the last doubt before a deallocation: only then are they worth a read.
+		if p.Rights, err = l.rightsOf(ctx, p.Vault.Value, p.Key.Value, p.DES.Value, doc); err != nil {
+			return nil, err
+		}
+		v.posture = p
+		v.verdict = policy.Judge(p, doc, now)
+		v.verdict.PolicyHash = l.Policy.Hash
+		v.plan = remedy.ForVM(p, v.verdict, doc)
+	}
 	v.wake, err = l.sharedToWake(ctx, p, v.plan, doc, now)
 	v.next = l.nextLook(h.row, v, now, doc)
 	return v, err

@@ -24,6 +24,9 @@ import (
 //
 // The last but one is why the tag has two values: a VM that was down and came
 // back without all its disks done would else be taken down again and again.
+//
+// In mode observe nothing is written, so a VM that was taken down when the mode
+// was changed stays down until a person starts it or the mode is changed back.
 
 // harmless are the reasons of findings that cast no doubt on a VM's next start.
 var harmless = []string{

@@ -192,10 +192,39 @@ func (pl *vmPlanner) verdictTag(wanted bool) {
 		return
 	}
 	s := pl.tagStep(Tag, TagVerdict, value, "Writes the verdict into the VM's tags.")
-	pl.decide(&s, permit{class: policy.InPlace, word: "tag", given: pl.d.Remedy.Tag, asks: true}, nil, pl.tagDoubts(TagVerdict))
+	doubts := pl.tagDoubts(TagVerdict)
+	if object := pl.repairUnderway(); object != "" {
+		doubts = append(doubts, "the verdict to tag is the one after "+object+" is repaired")
+	}
+	pl.decide(&s, permit{class: policy.InPlace, word: "tag", given: pl.d.Remedy.Tag, asks: true}, nil, doubts)
 	if s.State != Advised { // a tag that policy doesn't want is no advice
 		pl.add(s, nil)
 	}
+}
+
+// repairUnderway names a shared object whose own turn puts right what this VM is
+// faulted for, "" if there is none.
+func (pl *vmPlanner) repairUnderway() string {
+	for _, f := range pl.v.Findings {
+		if f.State != cvm.Fail || f.Class != policy.InPlace || !isShared(f.Object) || !pl.enforces(f.Rule) {
+			continue
+		}
+		switch f.Reason {
+		case "des-auto-rotation-unsupported":
+			if pl.d.Remedy.DisableAutoRotation {
+				return f.Object
+			}
+		case "des-identity-denied", "orchestrator-denied":
+			if pl.d.Remedy.GrantRights {
+				return f.Object
+			}
+		case "key-policy-weak", "key-policy-foreign-authority", "key-policy-region-missing", "key-policy-tee-missing":
+			if pl.d.Remedy.ReplaceReleasePolicy {
+				return f.Object
+			}
+		}
+	}
+	return ""
 }
 
 // Azure's bounds on tags.

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"strings"
+
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/reconcile"
+)
+
+// Examples in messages.
+const (
+	exampleSubscription = "00000000-0000-0000-0000-000000000001"
+	exampleGroup        = "rg-confidential"
+	exampleVM           = "/subscriptions/" + exampleSubscription + "/resourceGroups/" + exampleGroup + "/providers/Microsoft.Compute/virtualMachines/vm1"
+	exampleKey          = exampleSubscription + "-abcdefghijklmnopqrstuvwxyz"
+)
+
+// scope are the flags that select VMs by where they are.
+type scope struct {
+	Group        string `placeholder:"NAME" help:"All VMs of a resource group: its name, or its ARM id."`
+	Subscription string `placeholder:"ID" help:"All VMs of a subscription, or the one that the group is in."`
+}
+
+// given says whether any was.
+func (s scope) given() bool { return s.Group != "" || s.Subscription != "" }
+
+// parse gives the subscription's id ("" where none is named) and the group's name.
+func (s scope) parse() (subscription, group string, err error) {
+	if s.Subscription != "" && !isGUID(s.Subscription) {
+		return "", "", badArgument("--subscription", s.Subscription, "it must be a subscription's id, a GUID", "--subscription "+exampleSubscription)
+	}
+	if s.Group == "" {
+		return s.Subscription, "", nil
+	}
+	bad := func(wrong string) (string, string, error) {
+		return "", "", badArgument("--group", s.Group, wrong, "--group "+exampleGroup)
+	}
+	if !strings.HasPrefix(s.Group, "/") {
+		if len(s.Group) > 90 || strings.ContainsAny(s.Group, "/'\"\\|;\r\n") {
+			return bad("it must be a resource group's name or ARM id")
+		}
+		return s.Subscription, s.Group, nil
+	}
+	p := strings.Split(s.Group, "/")
+	if len(p) != 5 || !strings.EqualFold(p[1], "subscriptions") || !isGUID(p[2]) || !strings.EqualFold(p[3], "resourceGroups") || p[4] == "" {
+		return bad("it begins as an ARM id and isn't a resource group's")
+	}
+	if s.Subscription != "" && !strings.EqualFold(s.Subscription, p[2]) {
+		return bad("it is in another subscription than --subscription names")
+	}
+	return p[2], p[4], nil
+}
+
+// vmKey takes a VM's key in the ledger, or its ARM id.
+func vmKey(name, given string) (string, error) {
+	if strings.HasPrefix(given, "/") {
+		o, err := reconcile.VMObject(given)
+		if err != nil {
+			return "", err
+		}
+		return o.Chain(), nil
+	}
+	if _, _, ok := ledger.SplitChain(given); !ok {
+		return "", badArgument(name, given, "it is neither a VM's key nor its ARM id", exampleKey+" or "+exampleVM)
+	}
+	return given, nil
+}
+
+func isGUID(s string) bool {
+	if len(s) != len(exampleSubscription) {
+		return false
+	}
+	for i, r := range s {
+		if dash := exampleSubscription[i] == '-'; dash != (r == '-') || !dash && !strings.ContainsRune("0123456789abcdefABCDEF", r) {
+			return false
+		}
+	}
+	return true
+}
