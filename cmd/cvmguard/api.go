@@ -137,7 +137,7 @@ func (k *client) unreachable(err error) error {
 	if errors.As(err, &u) {
 		err = u.Err // without the URL, which is said once
 	}
-	return fmt.Errorf("the function app at %s can't be reached: %w; name it with --url or %s, or start the local world", k.base, err, envURL)
+	return fmt.Errorf("the function app at %s can't be reached: %w; start it, or name another with --url or %s", k.base, err, envURL)
 }
 
 // refused makes an error of an answer that wasn't wanted. Only what cvmguard

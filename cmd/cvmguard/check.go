@@ -127,11 +127,11 @@ func (cmd checkCmd) ids() ([]cvm.VMID, error) {
 	seen := map[string]bool{}
 	var ids []cvm.VMID
 	for _, given := range cmd.VMs {
-		id, err := cvm.ParseVMID(given)
+		o, err := parseVM("check: vm-id", given)
 		if err != nil {
 			return nil, err
 		}
-		if !seen[id.Fold()] {
+		if id := cvm.VMID(o.ID); !seen[id.Fold()] {
 			seen[id.Fold()] = true
 			ids = append(ids, id)
 		}

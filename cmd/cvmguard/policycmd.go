@@ -149,7 +149,7 @@ type policyExplainCmd struct {
 func (cmd policyExplainCmd) Run(c *console) error {
 	text, ok := policy.Explain(cmd.Rule)
 	if !ok {
-		return errors.New(text + "; cvmguard policy show lists the rules")
+		return errors.New(strings.TrimSuffix(text, "?") + "; cvmguard policy show lists the rules")
 	}
 	if cmd.json() {
 		rule, _ := policy.RuleByID(cmd.Rule)

@@ -50,7 +50,7 @@ func (cmd rebuildCmd) Run(c *console) error {
 	}
 	var chains []string
 	for _, given := range cmd.Chains {
-		chain, err := vmKey("rebuild", given)
+		chain, err := vmKey("rebuild: chain", given)
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,6 @@ import (
 
 	"cvmguard/handlers"
 	"cvmguard/internal/policy"
-	"cvmguard/internal/reconcile"
 )
 
 // rerunCmd has the function app look at VMs again.
@@ -22,7 +21,7 @@ type rerunCmd struct {
 	Query   string        `placeholder:"KQL" help:"All VMs that a Resource Graph where-clause takes, such as \"tags.env =~ 'prod'\"."`
 	DryRun  bool          `help:"Judge and plan, and write nothing to Azure, whatever the policy's mode."`
 	Wait    bool          `help:"Wait until the VM has been looked at, and show the result (one VM only)."`
-	Timeout time.Duration `default:"10m" placeholder:"TIME" help:"How long to wait at most."`
+	Timeout time.Duration `default:"10m" placeholder:"TIME" help:"How long to wait at most (10m)."`
 	app
 	output
 }
@@ -102,7 +101,7 @@ func (cmd rerunCmd) body() (body map[string]string, key string, err error) {
 	}
 	switch {
 	case cmd.VM != "":
-		o, err := reconcile.VMObject(cmd.VM)
+		o, err := parseVM("rerun: vm-id", cmd.VM)
 		if err != nil {
 			return nil, "", err
 		}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
+	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/reconcile"
 )
@@ -51,10 +53,22 @@ func (s scope) parse() (subscription, group string, err error) {
 	return p[2], p[4], nil
 }
 
+// parseVM reads a VM's ARM id; the error names the argument.
+func parseVM(name, given string) (reconcile.Object, error) {
+	o, err := reconcile.VMObject(given)
+	var f *fault.Error
+	if errors.As(err, &f) {
+		named := *f
+		named.Op = name
+		return o, &named
+	}
+	return o, err
+}
+
 // vmKey takes a VM's key in the ledger, or its ARM id.
 func vmKey(name, given string) (string, error) {
 	if strings.HasPrefix(given, "/") {
-		o, err := reconcile.VMObject(given)
+		o, err := parseVM(name, given)
 		if err != nil {
 			return "", err
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 
+	"cvmguard/internal/config"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/policy"
@@ -78,6 +79,13 @@ func (c *console) say(format string, args ...any) {
 
 // fail prints an error, a line for each thing that is wrong.
 func (c *console) fail(err error) {
+	var settings config.Faults
+	if errors.As(err, &settings) {
+		for _, f := range settings {
+			c.say("setting %s", f)
+		}
+		return
+	}
 	for line := range strings.Lines(err.Error()) {
 		if line = strings.TrimSpace(line); line != "" {
 			c.say("%s", line)

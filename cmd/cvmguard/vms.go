@@ -47,7 +47,7 @@ func (cmd vmsCmd) Run(c *console) error {
 	key := ""
 	if cmd.VM != "" {
 		var err error
-		if key, err = vmKey("vms", cmd.VM); err != nil {
+		if key, err = vmKey("vms: vm", cmd.VM); err != nil {
 			return err
 		}
 	}
@@ -312,7 +312,7 @@ func (cmd freshCmd) Run(c *console) error {
 	if cmd.MaxAge <= 0 {
 		return badArgument("--max-age", cmd.MaxAge.String(), "it must be above zero", "--max-age 24h")
 	}
-	key, err := vmKey("fresh", cmd.VM)
+	key, err := vmKey("fresh: vm", cmd.VM)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+
 	"cvmguard/internal/config"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
@@ -208,12 +210,17 @@ func TestSignedURLsByIdentity(t *testing.T) {
 	if !ends[0].Equal(ends[1]) || ends[1].Equal(ends[2]) {
 		t.Errorf("keys end at %v: want one for the first two and another for the third", ends)
 	}
+}
+
+func TestSigningDenied(t *testing.T) {
 	f := newFake(t)
-	away := f.client()
-	away.cfg.Storage = config.Storage{BlobURL: "https://localhost"}
-	f.on("POST localhost/", jsonBody(403, `<?xml version="1.0"?><Error><Code>AuthorizationPermissionMismatch</Code></Error>`))
-	if _, err := away.Blobs().ReadURL(ctx, "c", "b", time.Minute); fault.KindOf(err) == "" {
-		t.Error("signed without a key")
+	f.on("POST st.blob.core.windows.net/", jsonBody(403, `<?xml version="1.0"?><Error><Code>AuthorizationPermissionMismatch</Code></Error>`))
+	c := New(config.Config{DevAzure: f.server.Listener.Addr().String(), DevCA: f.caFile, Storage: config.Storage{BlobURL: "https://st.blob.core.windows.net"}}, nil)
+	c.credential = func() (azcore.TokenCredential, error) { return testCred{}, nil }
+	t.Cleanup(func() { closeIdle(t, c) })
+	_, err := c.Blobs().ReadURL(ctxFor(t), "c", "b", time.Minute)
+	if !fault.Is(err, fault.Denied) || fault.Action(err) != actionDelegate {
+		t.Error(err)
 	}
 }
 

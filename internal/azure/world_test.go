@@ -105,7 +105,7 @@ func authority(t testing.TB) (caPEM []byte, leaf tls.Certificate) {
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{"management.azure.com", "*.vault.azure.net", "*.managedhsm.azure.net", "*.weu.attest.azure.net", "evil.example.net", "localhost"},
+		DNSNames:    []string{"management.azure.com", "*.vault.azure.net", "*.managedhsm.azure.net", "*.weu.attest.azure.net", "*.blob.core.windows.net", "evil.example.net"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)

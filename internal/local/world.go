@@ -68,8 +68,6 @@ type World struct {
 	machines map[string]*hardware.Machine // by ARM id
 	hosts    sync.WaitGroup
 	stop     context.CancelFunc
-	restarts int
-	past     devhost.Stats // of hosts that stopped
 }
 
 // Start makes a world: storage, Azure and its guests. The host is started by
@@ -77,6 +75,9 @@ type World struct {
 func Start(ctx context.Context, o Options) (w *World, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dist, err = filepath.Abs(o.Dist); err != nil {
+		return nil, err
 	}
 	w = &World{opts: o, machines: map[string]*hardware.Machine{}}
 	defer func() {
@@ -221,6 +222,9 @@ func (w *World) StartHost(ctx context.Context) error {
 	return nil
 }
 
+// platformPause is how long the platform takes to start a host that stopped.
+const platformPause = 100 * time.Millisecond
+
 func (w *World) newHost() (*devhost.Host, error) {
 	h, err := devhost.New(devhost.Options{Root: w.opts.Dist, Env: w.env, Queues: hostQueues{w.Storage.QueueRaw()}, Log: w.opts.Log,
 		Stdout: w.opts.Output, Stderr: w.opts.Output, HidingTime: orElse(w.opts.HidingTime, 20*time.Second),
@@ -242,9 +246,10 @@ func (w *World) keepHost(ctx context.Context, h *devhost.Host) {
 			w.opts.Log.Error("the host ended", "error", err)
 			return
 		}
-		w.mu.Lock()
-		w.restarts++
-		w.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-time.After(platformPause):
+		}
 	}
 }
 
