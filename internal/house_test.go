@@ -25,6 +25,7 @@ var allowed = map[string][]string{
 	"internal/guest/linux":   {"internal/guest", "internal/attest", "internal/fault", "internal/cvm"},
 	"internal/ledger":        {"internal/cvm", "internal/policy", "internal/remedy", "internal/fault"},
 	"internal/config":        {"internal/fault"},
+	"internal/gendocs":       {"internal/cvm", "internal/policy", "internal/fault"},
 	"internal/customhandler": {"internal/fault"},
 	"internal/reconcile":     {"internal/attest", "internal/cvm", "internal/fault", "internal/ledger", "internal/policy", "internal/remedy"},
 	"internal/fleet":         {"internal/reconcile", "internal/cvm", "internal/fault", "internal/ledger", "internal/policy", "internal/remedy"},

@@ -141,6 +141,9 @@ func (decider) Decide(event []byte) (vm cvm.VMID, cause ledger.Cause, drop strin
 		return "", cause, "", err
 	}
 	d := azure.Classify(e)
+	if d.Cause.At.IsZero() {
+		d.Cause.At = time.Now() // the event's own time can't be read
+	}
 	if d.VM == "" && d.Drop == "" {
 		d.Drop, d.Why = azure.DropOtherEvent, "it is about a key"
 	}

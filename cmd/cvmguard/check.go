@@ -22,7 +22,7 @@ type checkCmd struct {
 	VMs []string `arg:"" optional:"" name:"vm-id" help:"ARM ids of VMs."`
 	scope
 	Policy string `placeholder:"FILE" help:"Policy document to judge by, in place of the one in the settings."`
-	All    bool   `help:"In the table, show the findings that pass or weren't asked too."`
+	All    bool   `help:"In the table, show every finding, not only those that fail or are unknown."`
 	output
 }
 
@@ -61,7 +61,8 @@ type checkedStep struct {
 	Step  remedy.Kind      `json:"step"`
 	Class policy.Class     `json:"class"`
 	State remedy.StepState `json:"state"`
-	does  string
+
+	does, why string
 }
 
 type notJudged struct {
@@ -228,7 +229,7 @@ func (k *checker) one(ctx context.Context, id cvm.VMID) checked {
 	}
 	if !p.Gone {
 		for _, s := range remedy.ForVM(p, v, k.doc).Steps {
-			out.Plan = append(out.Plan, checkedStep{s.Kind, s.Class, s.State, s.Does})
+			out.Plan = append(out.Plan, checkedStep{s.Kind, s.Class, s.State, s.Does, s.Why})
 		}
 	}
 	return out
@@ -259,7 +260,7 @@ func (k *checker) read(ctx context.Context, id cvm.VMID) (cvm.Posture, error) {
 }
 
 // errNotSignedIn ends a check: for each VM it would be the same.
-var errNotSignedIn = errors.New("Azure can't be read: no token could be had; sign in with az login, or check that the managed identity is assigned and AZURE_CLIENT_ID names it")
+var errNotSignedIn = errors.New("no token could be had; sign in with az login, or check that the managed identity is assigned and AZURE_CLIENT_ID names it")
 
 // signedIn tells a caller without a token from one without a right: the first
 // can't judge anything, the second makes a fact unknown.
@@ -318,21 +319,18 @@ func (cmd checkCmd) tell(c *console, all []checked) error {
 func (cmd checkCmd) tables(c *console, all []checked) {
 	vms := c.grid("vm", "group", "kind", "tee", "verdict")
 	findings := c.grid("vm", "state", "severity", "rule", "reason", "what")
-	plan := c.grid("vm", "step", "class", "state", "does")
+	plan := c.grid("vm", "step", "class", "state", "does", "why so")
 	for _, r := range all {
 		verdict := any(r.Verdict)
 		if r.why != "" {
 			verdict = string(r.Verdict) + " (" + r.why + ")"
 		}
 		vms.add(r.Name, r.ID.ResourceGroup(), r.Kind, r.TEE, verdict)
-		for _, f := range r.Findings {
-			// A pass with a reason is a note.
-			if cmd.All || f.State == cvm.Fail || f.State == cvm.UnknownState || f.State == cvm.Pass && f.Reason != "" {
-				findings.add(r.Name, f.State, f.Severity, f.Rule, f.Reason, f.Text)
-			}
+		for _, f := range cmd.shown(r.Findings) {
+			findings.add(r.Name, f.State, f.Severity, f.Rule, f.Reason, f.Text)
 		}
 		for _, s := range r.Plan {
-			plan.add(r.Name, s.Step, s.Class, s.State, s.does)
+			plan.add(r.Name, s.Step, s.Class, s.State, s.does, s.why)
 		}
 	}
 	vms.print(c)
@@ -342,4 +340,31 @@ func (cmd checkCmd) tables(c *console, all []checked) {
 		}
 		g.print(c)
 	}
+}
+
+// shown are the findings for the table. Without --all those with one cause, a
+// link that couldn't be read for instance, are one row with the first rule.
+func (cmd checkCmd) shown(all []checkedFinding) []checkedFinding {
+	if cmd.All {
+		return all
+	}
+	var out []checkedFinding
+	same := map[checkedFinding]int{} // how many, by what is the same of them
+	at := map[checkedFinding]int{}
+	for _, f := range all {
+		if f.State != cvm.Fail && f.State != cvm.UnknownState {
+			continue
+		}
+		cause := checkedFinding{State: f.State, Reason: f.Reason, Text: f.Text}
+		if same[cause]++; same[cause] == 1 {
+			at[cause] = len(out)
+			out = append(out, f)
+		}
+	}
+	for cause, n := range same {
+		if n > 1 {
+			out[at[cause]].Rule += fmt.Sprintf(" and %d more", n-1)
+		}
+	}
+	return out
 }

@@ -57,6 +57,7 @@ type Client struct {
 	hsms        lazy[armkeyvault.ManagedHsmsClient]              // by subscription
 	roleAssigns lazy[armauthorization.RoleAssignmentsClient]     // by subscription
 	keys        lazy[azkeys.Client]                              // by host
+	skus        lazy[armcompute.ResourceSKUsClient]              // by subscription
 	localRBAC   lazy[azcore.Client]                              // by host
 
 	vaultIDs  *cache[string]   // ARM id of a vault by its host: it never changes while the vault lives
@@ -101,6 +102,7 @@ func New(cfg config.Config, log *slog.Logger) *Client {
 	c.runCommands.make = bySubscription(c, armcompute.NewVirtualMachineRunCommandsClient)
 	c.disks.make = bySubscription(c, armcompute.NewDisksClient)
 	c.desets.make = bySubscription(c, armcompute.NewDiskEncryptionSetsClient)
+	c.skus.make = bySubscription(c, armcompute.NewResourceSKUsClient)
 	c.roleAssigns.make = bySubscription(c, armauthorization.NewRoleAssignmentsClient)
 	c.vaults.make = bySubscription(c, withAPI(keyVaultAPI, armkeyvault.NewVaultsClient))
 	c.hsms.make = bySubscription(c, withAPI(keyVaultAPI, armkeyvault.NewManagedHsmsClient))

@@ -134,6 +134,10 @@ func (k call) fault(err error) error {
 	out := &fault.Error{Op: k.op, Object: k.object}
 	var resp *azcore.ResponseError
 	var auth *azidentity.AuthenticationFailedError
+	var final interface {
+		error
+		NonRetriable()
+	}
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		out.Kind, out.Err, out.Next = fault.Transient, err, nextByKind[fault.Transient]
@@ -141,8 +145,12 @@ func (k call) fault(err error) error {
 		k.fromResponse(out, resp)
 	case errors.As(err, &auth):
 		k.fromAuthentication(out, auth)
+	case errors.As(err, &final):
+		// The SDK's word for what never goes well: there is no credential here.
+		out.Kind, out.Code, out.Err = fault.Denied, "CredentialUnavailable", &cause{firstLine(err.Error()), err}
+		out.Next = "give the function app a managed identity, or sign in (az login) where you run the command"
 	default:
-		// A broken connection, a body cut short, or a credential that isn't to be had here.
+		// A broken connection, or a body cut short.
 		out.Kind, out.Err, out.Next = fault.Transient, &cause{firstLine(err.Error()), err}, nextByKind[fault.Transient]
 	}
 	return out

@@ -146,6 +146,9 @@ func TestOtherErrors(t *testing.T) {
 	if got := k.fault(&azidentity.AuthenticationFailedError{RawResponse: &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"7"}}}}); !fault.Is(got, fault.Transient) || fault.RetryAfter(got) != 7*time.Second {
 		t.Errorf("token service away: %v", got)
 	}
+	if got := k.fault(azidentity.NewCredentialUnavailableError("nobody is signed in")); !fault.Is(got, fault.Denied) || fault.Code(got) != "CredentialUnavailable" {
+		t.Errorf("no credential: %v", got)
+	}
 	long := k.fault(responseError(400, nil, `{"error":{"code":"BadRequest","message":"see https://x.blob.core.windows.net/c/b?sig=SECRET now\nand `+strings.Repeat("x", 9999)+`"}}`))
 	if s := long.Error(); strings.Contains(s, "SECRET") || len(s) > 600 || strings.Contains(s, "\n") {
 		t.Errorf("text of %d bytes: %.300s", len(s), s)

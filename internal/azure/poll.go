@@ -48,7 +48,7 @@ func (c *Client) PollOperation(ctx context.Context, token string) (remedy.Progre
 	if p.Done() {
 		return remedy.Progress{State: remedy.Effected}, nil
 	}
-	resp, err := p.Poll(ctx)
+	resp, err := p.Poll(context.WithValue(ctx, runtime.CtxAPINameKey{}, "Operations.Get"))
 	if err != nil {
 		return remedy.Progress{}, k.fault(err)
 	}

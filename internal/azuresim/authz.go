@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -40,6 +41,26 @@ func ParseRole(b []byte) (*Role, error) {
 		return nil, fmt.Errorf(`reading a role: it has neither "actions" nor "dataActions"`)
 	}
 	return &r, nil
+}
+
+// And is the role with another's permissions added.
+func (r *Role) And(o *Role) *Role {
+	if r == nil || o == nil {
+		return nil // everything
+	}
+	return &Role{
+		Actions: slices.Concat(r.Actions, o.Actions), NotActions: slices.Concat(r.NotActions, o.NotActions),
+		DataActions: slices.Concat(r.DataActions, o.DataActions), NotDataActions: slices.Concat(r.NotDataActions, o.NotDataActions),
+	}
+}
+
+// SetRole changes what a principal may do by itself; nil is everything.
+func (s *Sim) SetRole(principal string, role *Role) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.principals[principal]; p != nil {
+		p.role = role
+	}
 }
 
 // allows says whether the role grants an action.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -94,8 +95,13 @@ func (c credential) GetToken(_ context.Context, o policy.TokenRequestOptions) (a
 
 const tokenLife = time.Hour
 
+// tokenKey is one for the process: the SDK's managed identity credential caches
+// tokens for the whole process, and a second simulator in it would be asked with
+// the first one's.
+var tokenKey = sync.OnceValues(func() ([]byte, error) { return randomBytes(32) })
+
 // token makes a bearer token: shaped as Entra's, signed with a key that only
-// this simulator has, so that no other token passes.
+// this process has, so that no other token passes.
 func (s *Sim) token(name, audience string) (string, time.Time, error) {
 	s.mu.Lock()
 	p, ok := s.principals[name]

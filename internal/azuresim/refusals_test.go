@@ -255,11 +255,12 @@ func TestTokens(t *testing.T) {
 	other := start(t, Options{})
 	good, _, err := s.token(HandlerPrincipal, "https://management.azure.com")
 	ok(t, err)
+	other.tokenKey = []byte("another process's")
 	foreign, _, err := other.token(HandlerPrincipal, "https://management.azure.com")
 	ok(t, err)
 	wrong, _, err := s.token(HandlerPrincipal, "https://vault.azure.net")
 	ok(t, err)
-	for name, tok := range map[string]string{"none": "", "garbage": "x", "another simulator's": foreign, "another audience": wrong, "bitten": good[:len(good)-2]} {
+	for name, tok := range map[string]string{"none": "", "garbage": "x", "another process's": foreign, "another audience": wrong, "bitten": good[:len(good)-2]} {
 		header := []string{"Authorization", "Bearer " + tok}
 		if tok == "" {
 			header = nil

@@ -103,7 +103,7 @@ func Start(o Options) (*Sim, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the development CA: %w", err)
 	}
-	key, err := randomBytes(32)
+	key, err := tokenKey()
 	if err != nil {
 		return nil, fmt.Errorf("making the token key: %w", err)
 	}

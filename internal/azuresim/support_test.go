@@ -32,6 +32,7 @@ func start(t *testing.T, o Options) *Sim {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.SetKnobs(func(k *Knobs) { k.RetryAfter = time.Millisecond })
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)

@@ -88,8 +88,6 @@ type OpenStep struct {
 	NonceHash string      `json:"nonceHash,omitempty"` // collect-evidence: the nonce's row
 	Blob      string      `json:"blob,omitempty"`      // collect-evidence: in container incoming
 	Started   time.Time   `json:"started,omitzero"`
-	NextTry   time.Time   `json:"nextTry,omitzero"`
-	Failures  int         `json:"failures,omitempty"`
 }
 
 // PendingEvidence is a pushed bundle that waits to be judged.

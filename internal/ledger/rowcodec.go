@@ -76,7 +76,7 @@ func DecodeRow(e Entity) (Row, error) {
 	if r.Owner != "" && r.LeaseEnds.IsZero() {
 		d.bad("leaseEnds", fmt.Errorf("owner %q has no end of its lease", r.Owner))
 	}
-	if r.Step != nil && (r.Step.Step.Kind == "" || r.Step.Intent < 1 || r.Step.Failures < 0) {
+	if r.Step != nil && (r.Step.Step.Kind == "" || r.Step.Intent < 1) {
 		d.bad("step", fmt.Errorf("an open step needs its kind and its intent's number"))
 	}
 	if d.err != nil {
@@ -250,7 +250,7 @@ func utcStep(s *OpenStep) *OpenStep {
 		return nil
 	}
 	out := *s
-	out.Started, out.NextTry = s.Started.UTC().Round(0), s.NextTry.UTC().Round(0)
+	out.Started = s.Started.UTC().Round(0)
 	return &out
 }
 

@@ -30,11 +30,12 @@ func TestFiftyKills(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 50))
 	short := map[string]string{"CVMGUARD_LEASE": "4s", "CVMGUARD_TURN_TIMEOUT": "3s", "CVMGUARD_MARGIN": "500ms", "CVMGUARD_TRANSITION_WAIT": "1s",
-		"CVMGUARD_MAX_POLL": "2s", "CVMGUARD_NONCE_LIFE": "2m"}
+		"CVMGUARD_MAX_POLL": "2s", "CVMGUARD_NONCE_LIFE": "2m", "CVMGUARD_SLOW_PACE": "8s"}
 	var final [2]map[string][]string
 	var wrote [2][]string
 	for i := range 2 {
-		w := world(t, local.Options{Mode: "enforce", Settings: short, HidingTime: 2 * time.Second, Operation: 400 * time.Millisecond})
+		w := world(t, local.Options{Mode: "enforce", Settings: short, HidingTime: 2 * time.Second,
+			Operation: 1200 * time.Millisecond, Ahead: 3 * time.Second})
 		done := make(chan struct{})
 		stopped := make(chan int, 1)
 		go func() {
@@ -44,7 +45,7 @@ func TestFiftyKills(t *testing.T) {
 				case <-done:
 					stopped <- n
 					return
-				case <-time.After(time.Duration(20+r.IntN(580)) * time.Millisecond):
+				case <-time.After(time.Duration(10+r.IntN(300)) * time.Millisecond):
 				}
 				if w.Host().KillHandler() == nil {
 					n++

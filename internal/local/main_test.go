@@ -88,7 +88,7 @@ func rest(t *testing.T, w *local.World, vms []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
 	defer cancel()
-	if err := w.Rest(ctx, vms, local.Quiet, local.Ahead); err != nil {
+	if err := w.Rest(ctx, vms); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -8,12 +8,8 @@ import (
 	"cvmguard/internal/azuresim"
 )
 
-// Quiet is how long nothing may happen for the loop to count as at rest, and Ahead
-// how far away the next look must be. Both suit the world's own settings.
-const (
-	Quiet = 400 * time.Millisecond
-	Ahead = 60 * time.Second
-)
+// quiet is how long nothing may happen for the loop to count as at rest.
+const quiet = 400 * time.Millisecond
 
 // Play builds the standard scene and plays its first stages, each to its rest. It
 // says on `say` what it does.
@@ -32,7 +28,7 @@ func (w *World) Play(ctx context.Context, stages int, say func(format string, ar
 		if err := w.Publish(ctx, events); err != nil {
 			return scene, err
 		}
-		if err := w.Rest(ctx, IDs(scene), Quiet, Ahead); err != nil {
+		if err := w.Rest(ctx, IDs(scene)); err != nil {
 			return scene, fmt.Errorf("stage %q: %w", scene.Stages[stage], err)
 		}
 	}

@@ -11,8 +11,9 @@ import (
 
 // Rest waits until the loop is at rest: every event is delivered, each of the VMs
 // has a verdict, no object is claimed, has a step open or is to be looked at
-// within `ahead`, and nothing has been called for `quiet`.
-func (w *World) Rest(ctx context.Context, vms []string, quiet, ahead time.Duration) error {
+// within Options.Ahead, and nothing was called for a while.
+func (w *World) Rest(ctx context.Context, vms []string) error {
+	ahead := orElse(w.opts.Ahead, time.Minute)
 	if err := w.Sim.WaitDelivered(ctx); err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ type Options struct {
 
 	Operation  time.Duration // how long long-running operations take
 	Latency    time.Duration // of every call to the simulated Azure
+	Ahead      time.Duration // how far away the next look must be for the loop to be at rest; 0: 1 min
 	HidingTime time.Duration // of a message under work, 0: 20 s; the host's own is 10 min
 	Output     io.Writer     // the handler's lines; nil: dropped
 	Log        *slog.Logger  // of simulator and host; nil: dropped

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"cvmguard/internal/attest"
@@ -87,4 +88,6 @@ type Loop struct {
 	Version  string
 	// Development marks every record: an endpoint or a root isn't the vendor's.
 	Development bool
+
+	policyKept atomic.Bool // the policy's text is in storage
 }

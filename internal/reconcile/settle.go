@@ -112,6 +112,20 @@ func recordCauses(row ledger.Row, m Message) []ledger.Cause {
 	return []ledger.Cause{m.Cause}
 }
 
+// keepPolicy sees to it, once a process, that the policy which the records name
+// is in storage before the first of them.
+func (l *Loop) keepPolicy(ctx context.Context) error {
+	if l.policyKept.Load() {
+		return nil
+	}
+	err := l.Blobs.Create(ctx, ledger.ContainerPolicy, l.Policy.Hash+".yaml", l.Policy.Source)
+	if err != nil && !fault.Is(err, fault.Conflict) {
+		return fmt.Errorf("keeping the policy in force: %w", err)
+	}
+	l.policyKept.Store(true)
+	return nil
+}
+
 // append adds a record to the object's chain. A sequence number that is taken
 // means that a cut turn wrote it: the caller's turn fails and the next repairs.
 func (l *Loop) append(ctx context.Context, h *held, rec ledger.Record) (string, ledger.Record, error) {
@@ -121,10 +135,13 @@ func (l *Loop) append(ctx context.Context, h *held, rec ledger.Record) (string, 
 	if rec.Mode == "" {
 		rec.Mode = l.Policy.Mode()
 	}
+	if err := l.keepPolicy(ctx); err != nil {
+		return "", rec, err
+	}
 	hash, _, err := l.chains().Append(ctx, rec, h.row.HeadHash)
 	if fault.Is(err, fault.Conflict) {
-		// Our own write whose answer was lost, or a cut turn's: take it as it is.
-		h.repair = true
+		// Another turn's record: the row is behind it. This turn fails, the next
+		// one finds it.
 		return "", rec, fmt.Errorf("record %d is already there: %w", rec.Seq, err)
 	}
 	if err != nil {
