@@ -117,8 +117,11 @@ func Decode(data []byte) (*Bundle, error) {
 		}
 	}
 	version, err := number(m, "version")
-	if err != nil || version != 1 {
-		return nil, fmt.Errorf("bundle version is not 1 (%v)", err)
+	if err != nil {
+		return nil, fmt.Errorf("bundle version is not 1: %w", err)
+	}
+	if version != 1 {
+		return nil, fmt.Errorf("bundle version is %d, not 1", version)
 	}
 	b.Version = 1
 	if b.Kind, err = text(m, "kind"); err != nil {

@@ -12,7 +12,7 @@ import (
 func (s *Sim) PutResource(body map[string]any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := copyOf(doc(body))
+	b := copyOf(body)
 	id, typ := str(b, "id"), str(b, "type")
 	known := ""
 	for _, t := range []string{typeVM, typeExtension, typeRun, typeDisk, typeDES, typeVault, typeHSM} {
@@ -57,7 +57,7 @@ func (s *Sim) PutResource(body map[string]any) error {
 func (s *Sim) PutKey(body map[string]any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := copyOf(doc(body))
+	b := copyOf(body)
 	kid := str(b, "key", "kid")
 	u, err := url.Parse(kid)
 	if err != nil {

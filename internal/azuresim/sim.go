@@ -68,7 +68,6 @@ type Sim struct {
 	vaults     map[string]*vault // by data plane host
 	roles      []*roleAssignment
 	principals map[string]*principal
-	seq        uint64 // for ids
 	knobs      Knobs
 	faults     []*fault
 	denied     []denial

@@ -63,7 +63,10 @@ func (a *authority) serverConfig() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		name := h.ServerName
 		if name == "" { // dialled by address
-			name, _, _ = net.SplitHostPort(h.Conn.LocalAddr().String())
+			var err error
+			if name, _, err = net.SplitHostPort(h.Conn.LocalAddr().String()); err != nil {
+				return nil, err
+			}
 		}
 		return a.leafFor(name)
 	}}

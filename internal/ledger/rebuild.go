@@ -42,7 +42,7 @@ const sendWindow = 24 * time.Hour
 
 // Rebuild writes the row of a chain from its records, claimed by Owner for one
 // lease, with an intent that has no outcome as an open step without token. What
-// records don't hold (messages seen, queued look-agains, pushed evidence not yet
+// records don't hold (messages seen, look-again messages, pushed evidence not yet
 // judged) is empty. The caller then enqueues the object; whoever takes the
 // message finds the claim and comes again after the lease.
 //

@@ -240,8 +240,8 @@ func (d *Document) WithMode(mode string) *Document {
 }
 
 // sameBut says whether e is d in another mode.
-func (e *Document) sameBut(d *Document, mode string) bool {
-	a, b := *e, *d
+func (d *Document) sameBut(other *Document, mode string) bool {
+	a, b := *d, *other
 	if a.mode != mode {
 		return false
 	}

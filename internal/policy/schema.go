@@ -116,8 +116,14 @@ func schemaNames(url string) []string {
 		}
 		node = m[strings.NewReplacer("~1", "/", "~0", "~").Replace(part)]
 	}
-	m, _ := node.(map[string]any)
-	props, _ := m["properties"].(map[string]any)
+	m, ok := node.(map[string]any)
+	if !ok {
+		return nil
+	}
+	props, ok := m["properties"].(map[string]any)
+	if !ok {
+		return nil
+	}
 	return slices.Sorted(maps.Keys(props))
 }
 
@@ -159,8 +165,14 @@ var regionName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompil
 // meaning checks what a schema can't say, on whatever has the right shape, so
 // that these faults are listed together with the schema's.
 func (t *tree) meaning() {
-	root, _ := t.root.(map[string]any)
-	authorities, _ := root["authorities"].([]any)
+	root, ok := t.root.(map[string]any)
+	if !ok {
+		return // the schema says so
+	}
+	authorities, ok := root["authorities"].([]any)
+	if !ok {
+		authorities = nil
+	}
 	for i, a := range authorities {
 		if text, ok := a.(string); ok && !cvm.IsAttestationURL(text) {
 			t.at([]string{"authorities", strconv.Itoa(i)}, false, "%q is not a provider's address such as https://myprovider.weu.attest.azure.net", cut(text))

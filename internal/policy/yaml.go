@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 
@@ -225,7 +226,7 @@ func (t *tree) mapping(values []*ast.MappingValueNode, path []string) any {
 			t.fault(kv.Key.GetToken(), strings.Join(path, "."), "the key %q is not plain text", strings.TrimSpace(kv.Key.String()))
 			continue
 		}
-		sub := append(path[:len(path):len(path)], key.Value)
+		sub := append(slices.Clone(path), key.Value)
 		where := strings.Join(sub, "\x00")
 		if first, twice := t.keys[where]; twice {
 			t.fault(key.GetToken(), strings.Join(sub, "."), "the key %q stands here a second time; the first is at line %d", key.Value, first.line)

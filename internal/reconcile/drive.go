@@ -40,12 +40,12 @@ func (l *Loop) drive(ctx context.Context, h *held, m Message) (ended bool, err e
 	p, err := l.Applier.Poll(ctx, st.Step, token, h.secrets())
 	if err != nil {
 		if fault.Is(err, fault.NotFound) && token != "" {
-			p, err = remedy.Progress{State: remedy.Underway}, nil // the operation is forgotten: look at the resource
+			p = remedy.Progress{State: remedy.Underway} // the operation is forgotten: look at the resource
 		} else if retryable(err) {
 			h.log.Warn("polling a step failed; it is polled again", slog.String(logStep, string(st.Step.Kind)), slog.String(logError, err.Error()))
 			return false, l.lookAgain(ctx, h, l.wait(fault.RetryAfter(err)), func(r *ledger.Row) {})
 		} else {
-			p, err = remedy.Progress{State: remedy.Ended, Err: err}, nil
+			p = remedy.Progress{State: remedy.Ended, Err: err}
 		}
 	}
 	switch p.State {

@@ -136,7 +136,7 @@ func (l *Loop) observeRegion(ctx context.Context, o Observer, h *held, s *cvm.Sh
 	if s.Vault, err = fact(l.Azure.Vault(ctx, cvm.VaultRef{ID: want.Vault}, true))("vault-unreadable"); err != nil {
 		return err
 	}
-	if s.DES, err = fact(l.Azure.DES(ctx, cvm.DESID(want.DES), true))("des-unreadable"); err != nil {
+	if s.DES, err = fact(l.Azure.DES(ctx, want.DES, true))("des-unreadable"); err != nil {
 		return err
 	}
 	if s.Vault.Known {

@@ -432,14 +432,11 @@ func (w *world) history(t testing.TB, o Object) []string {
 	}
 	last := ""
 	for _, r := range recs {
-		line := ""
-		switch r.Record.Type {
-		case ledger.TypeOutcome:
+		if r.Record.Type == ledger.TypeOutcome {
 			out = append(out, "outcome "+string(r.Record.Step.Kind)+" "+string(r.Record.Outcome.State))
 			continue
-		default:
-			line = "verdict " + string(r.Record.Verdict.Value)
 		}
+		line := "verdict " + string(r.Record.Verdict.Value)
 		if line != last {
 			out = append(out, line)
 			last = line

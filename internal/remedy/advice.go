@@ -218,10 +218,11 @@ func rotate(s *Step, found []policy.Finding, a around) {
 		}
 		update = azSetKey(a.des, vault)
 	}
-	s.Commands = append(cmds,
+	cmds = append(cmds,
 		"DISKS=$("+list+")",
 		`VMS=$(for d in $DISKS; do az disk show --ids "$d" --query managedBy --output tsv; done)`,
 		"az vm deallocate --ids $VMS", update, "az vm start --ids $VMS")
+	s.Commands = cmds
 }
 
 // ask fills the advice to ask somebody.
