@@ -1,10 +1,16 @@
 package handlers
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"cvmguard/internal/customhandler"
@@ -31,7 +37,7 @@ func answer(status int, body any) customhandler.HTTPAnswer {
 
 func refuse(status int, p problem) customhandler.HTTPAnswer {
 	if len(p.Given) > 200 {
-		p.Given = p.Given[:200] + "…"
+		p.Given = strings.ToValidUTF8(p.Given[:200], "") + "…"
 	}
 	return answer(status, map[string]problem{"error": p})
 }
@@ -59,3 +65,53 @@ func failed(err error) customhandler.HTTPAnswer {
 }
 
 var errTrailing = errors.New("there is text after the JSON object")
+
+// decodeBody reads a JSON object strictly: no other member, nothing after it.
+func decodeBody(body []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errTrailing
+	}
+	return nil
+}
+
+// bodyLost answers where a body is needed and the host may have dropped it, as it
+// does with one that comes in chunks.
+func bodyLost(example string) customhandler.HTTPAnswer {
+	return refuse(http.StatusLengthRequired, problem{Field: "body",
+		Message: "no body came and no Content-Length: the Functions host drops a body that is sent in chunks; send one with its length", Example: example})
+}
+
+// only refuses parameters that aren't in the list.
+func only(q url.Values, names ...string) *problem {
+	for _, k := range slices.Sorted(maps.Keys(q)) {
+		if slices.Contains(names, k) {
+			continue
+		}
+		p := problem{Field: k, Given: q.Get(k), Message: "there is no such parameter, there is none here"}
+		if len(names) > 0 {
+			p.Message, p.Example = "there is no such parameter; there are "+strings.Join(names, ", "), "?"+names[0]+"="
+		}
+		return &p
+	}
+	return nil
+}
+
+// flag reads a parameter that is true or false; absent is false.
+func flag(q url.Values, name string) (bool, *problem) {
+	if !q.Has(name) {
+		return false, nil
+	}
+	switch v := q.Get(name); v {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	default:
+		return false, &problem{Field: name, Given: v, Message: "it must be true or false", Example: "?" + name + "=true"}
+	}
+}

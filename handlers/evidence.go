@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"net/http"
 
 	"cvmguard/internal/attest"
@@ -27,7 +26,11 @@ const (
 func Evidence(source Source) customhandler.HTTPFunc {
 	return func(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
 		if p := only(c.Query); p != nil {
+			p.Given = "" // it may be a nonce in the wrong place
 			return refuse(http.StatusBadRequest, *p)
+		}
+		if c.Chunked {
+			return bodyLost("")
 		}
 		app, err := source(ctx)
 		if err != nil {
@@ -44,10 +47,8 @@ func (a *App) issueNonce(ctx context.Context, c customhandler.HTTPCall) customha
 	var b struct {
 		VM string `json:"vm"`
 	}
-	d := json.NewDecoder(bytes.NewReader(c.Body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&b); err != nil || len(c.Body) > maxNonceAsking {
-		return refuse(http.StatusBadRequest, problem{Field: "body", Message: "it must be a JSON object with vm alone", Example: `{"vm":"` + exampleVM + `"}`})
+	if len(c.Body) > maxNonceAsking || decodeBody(c.Body, &b) != nil {
+		return refuse(http.StatusBadRequest, problem{Field: "body", Message: "it must be a JSON object with vm alone", Example: exampleRerun})
 	}
 	o, err := reconcile.VMObject(b.VM)
 	if err != nil {
@@ -73,8 +74,9 @@ func (a *App) issueNonce(ctx context.Context, c customhandler.HTTPCall) customha
 
 func (a *App) takeEvidence(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
 	given := c.Params["nonce"]
-	nonce, err := base64.RawURLEncoding.DecodeString(given)
-	if err != nil || len(nonce) != 32 {
+	// Strictly: a nonce has one spelling.
+	nonce, err := base64.RawURLEncoding.Strict().DecodeString(given)
+	if err != nil || len(nonce) != ledger.NonceSize || len(given) != base64.RawURLEncoding.EncodedLen(ledger.NonceSize) {
 		return refuse(http.StatusNotFound, problem{Field: "nonce", Message: "it isn't a nonce of ours: 32 bytes in base64url without padding", Code: "nonce.unknown"})
 	}
 	if len(c.Body) > maxBundle {

@@ -8,6 +8,7 @@ import (
 	"cvmguard/internal/customhandler"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
+	"cvmguard/internal/fleet"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/reconcile"
 )
@@ -49,7 +50,11 @@ func Inbox(source Source) customhandler.HTTPFunc {
 		id, act := c.Params["id"], c.Params["act"]
 		switch {
 		case c.Method == http.MethodGet && id == "":
-			return app.listInbox(ctx, c.Query.Get("all") == "")
+			all, p := flag(c.Query, "all")
+			if p != nil {
+				return refuse(http.StatusBadRequest, *p)
+			}
+			return app.listInbox(ctx, !all)
 		case c.Method == http.MethodGet && act == "":
 			return app.letter(ctx, id)
 		case c.Method == http.MethodPost && act == "redrive":
@@ -102,7 +107,12 @@ func (a *App) redrive(ctx context.Context, id string) customhandler.HTTPAnswer {
 		return refuse(http.StatusConflict, problem{Field: "id", Given: id, Message: "it still can't be understood: " + err.Error(), Code: string(fault.KindOf(err))})
 	}
 	m.Cause = ledger.Cause{Kind: "redrive", At: a.Now(), ID: id, Nonce: m.Cause.Nonce}
-	if err := a.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
+	if l.Source == ledger.SourceKeyEvent {
+		_, err = a.Fleet.WakeByKey(ctx, cvm.KeyID(m.Shared), m.Cause)
+	} else {
+		err = fleet.Wake(ctx, a.Queue, m)
+	}
+	if err != nil {
 		return failed(err)
 	}
 	if err := a.Inbox.SetOutcome(ctx, id, "redriven", a.Now()); err != nil {

@@ -15,13 +15,15 @@ func KeyEvent(source Source) customhandler.EventFunc {
 		if err != nil {
 			return err
 		}
-		body := eventBody(c)
-		key, cause, drop, err := app.DecideKey(body)
+		if c.Event == nil {
+			return app.keep(ctx, ledger.SourceKeyEvent, noEvent+c.Problem, c.Whole, "")
+		}
+		key, cause, drop, err := app.DecideKey(c.Event)
 		switch {
-		case c.Event == nil:
-			return app.keep(ctx, ledger.SourceKeyEvent, "the host's call holds no event: "+c.Problem, body, "")
 		case err != nil:
-			return app.keep(ctx, ledger.SourceKeyEvent, err.Error(), body, "")
+			return app.keep(ctx, ledger.SourceKeyEvent, err.Error(), c.Event, "")
+		case len(c.Event) > maxEvent:
+			return app.keep(ctx, ledger.SourceKeyEvent, tooLong(c.Event), c.Event, string(key))
 		case drop != "":
 			app.Counters.Dropped.Add(1)
 			customhandler.LogFrom(ctx).Info("an event that concerns no key", slog.String("why", drop))

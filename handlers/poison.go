@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cvmguard/internal/customhandler"
+	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/reconcile"
 )
@@ -21,9 +22,12 @@ func Poison(source Source) customhandler.QueueFunc {
 		}
 		l := ledger.Letter{Source: ledger.SourcePoison, Body: c.Text, Tries: c.DequeueCount, At: app.Now()}
 		m, err := reconcile.DecodeMessage(c.Text)
-		if err != nil {
+		switch {
+		case err != nil && c.Problem != "":
+			l.Reason = c.Problem
+		case err != nil:
 			l.Reason = err.Error()
-		} else {
+		default:
 			m.Due = time.Time{} // the look-again that it may have been is long past
 			l.Object = m.VM + m.Shared
 			if err := app.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), app.SlowPace); err != nil {
@@ -45,12 +49,18 @@ func (a *App) lastError(ctx context.Context, m reconcile.Message) string {
 	if m.VM != "" {
 		o, err = reconcile.VMObject(m.VM)
 	}
-	if err != nil {
-		return ""
+	if err != nil { // DecodeMessage has taken it
+		return "; " + err.Error()
 	}
 	e, err := a.Tables.Get(ctx, o.Table, o.PK, o.RK)
-	if err != nil || e.Cols["lastError"] == "" {
-		return "; its row says nothing of why, see the log"
+	if err == nil {
+		var row ledger.Row
+		if row, err = ledger.DecodeRow(e); err == nil && row.LastError != "" {
+			return "; the last error: " + row.LastError
+		}
 	}
-	return "; the last error: " + e.Cols["lastError"]
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return "; why can't be read from its row: " + err.Error()
+	}
+	return "; its row says nothing of why, see the log"
 }

@@ -3,21 +3,21 @@ package handlers
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
 	"cvmguard/internal/customhandler"
+	"cvmguard/internal/fault"
 	"cvmguard/internal/fleet"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/reconcile"
 )
 
 const exampleVM = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1"
+
+const exampleRerun = `{"vm":"` + exampleVM + `"}`
 
 // maxRerunBody is the longest body of a rerun, in bytes.
 const maxRerunBody = 16 << 10
@@ -33,14 +33,20 @@ type rerunBody struct {
 // loop, and answers 202 with where to look.
 func Rerun(source Source) customhandler.HTTPFunc {
 	return func(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
-		dry, p := dryRun(c.Query)
+		if p := only(c.Query, "dryrun"); p != nil {
+			p.Example = "?dryrun=true"
+			return refuse(http.StatusBadRequest, *p)
+		}
+		dry, p := flag(c.Query, "dryrun")
 		if p != nil {
 			return refuse(http.StatusBadRequest, *p)
 		}
+		if c.Chunked {
+			return bodyLost(exampleRerun)
+		}
 		body, p := decodeRerun(c.Body)
 		if p != nil {
-			status := http.StatusBadRequest
-			return refuse(status, *p)
+			return refuse(http.StatusBadRequest, *p)
 		}
 		app, err := source(ctx)
 		if err != nil {
@@ -56,6 +62,9 @@ func Rerun(source Source) customhandler.HTTPFunc {
 			return refuse(http.StatusBadRequest, *p)
 		}
 		n, err := app.Fleet.Rerun(ctx, scope, cause, dry)
+		if field, given := body.scopeField(); fault.Is(err, fault.Invalid) {
+			return refuse(http.StatusBadRequest, problem{Field: field, Given: given, Message: err.Error(), Code: string(fault.Invalid), Example: exampleRerun})
+		}
 		if err != nil {
 			return failed(err)
 		}
@@ -66,7 +75,7 @@ func Rerun(source Source) customhandler.HTTPFunc {
 func (a *App) rerunVM(ctx context.Context, c customhandler.HTTPCall, id string, cause ledger.Cause, dry bool) customhandler.HTTPAnswer {
 	o, err := reconcile.VMObject(id)
 	if err != nil {
-		return refuse(http.StatusBadRequest, problem{Field: "vm", Given: id, Message: err.Error(), Example: exampleVM})
+		return refuse(http.StatusBadRequest, problem{Field: "vm", Given: id, Message: err.Error(), Example: exampleRerun})
 	}
 	m := reconcile.Message{VM: o.ID, Cause: cause, DryRun: dry}
 	if err := a.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
@@ -78,29 +87,9 @@ func (a *App) rerunVM(ctx context.Context, c customhandler.HTTPCall, id string, 
 	return out
 }
 
-func dryRun(q url.Values) (bool, *problem) {
-	for k := range q {
-		if k != "dryrun" {
-			return false, &problem{Field: k, Given: q.Get(k), Message: "there is no such parameter; the one there is is dryrun", Example: "?dryrun=true"}
-		}
-	}
-	if !q.Has("dryrun") {
-		return false, nil
-	}
-	switch v := q.Get("dryrun"); v {
-	case "true":
-		return true, nil
-	case "false":
-		return false, nil
-	default:
-		return false, &problem{Field: "dryrun", Given: v, Message: "it must be true or false", Example: "?dryrun=true"}
-	}
-}
-
 func decodeRerun(body []byte) (rerunBody, *problem) {
-	example := `{"vm":"` + exampleVM + `"}`
 	bad := func(given, format string, args ...any) (rerunBody, *problem) {
-		return rerunBody{}, &problem{Field: "body", Given: given, Message: fmt.Sprintf(format, args...), Example: example}
+		return rerunBody{}, &problem{Field: "body", Given: given, Message: fmt.Sprintf(format, args...), Example: exampleRerun}
 	}
 	if len(body) > maxRerunBody {
 		return bad(strconv.Itoa(len(body))+" bytes", "the body is too long: the most is %d bytes", maxRerunBody)
@@ -109,15 +98,7 @@ func decodeRerun(body []byte) (rerunBody, *problem) {
 		return bad("", "a JSON body is needed")
 	}
 	var b rerunBody
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	err := d.Decode(&b)
-	if err == nil {
-		if _, more := d.Token(); more != io.EOF {
-			err = errTrailing
-		}
-	}
-	if err != nil {
+	if err := decodeBody(body, &b); err != nil {
 		return bad(string(body), "the body can't be read: %v; it has one of vm, group, subscription, query", err)
 	}
 	n := 0
@@ -145,18 +126,40 @@ func (b rerunBody) scope() (fleet.Scope, *problem) {
 	}
 	switch {
 	case b.Group != nil:
-		if sub, group, ok := groupID(*b.Group); ok {
-			s.Subscriptions, s.Group = []string{sub}, group
-		} else if s.Group = *b.Group; s.Group == "" || strings.ContainsAny(s.Group, "/'\"\\|\n") || len(s.Group) > 90 {
+		sub, group, ok := groupID(*b.Group)
+		if !ok {
+			group = *b.Group
+		}
+		if group == "" || strings.ContainsAny(group, "/'\"\\|;\r\n") || len(group) > 90 {
 			return s, &problem{Field: "group", Given: *b.Group, Message: "it must be a resource group's name or id", Example: "rg-confidential"}
 		}
+		if ok && b.Subscription != nil && !strings.EqualFold(sub, *b.Subscription) {
+			return s, &problem{Field: "group", Given: *b.Group, Message: "it is in another subscription than subscription names", Example: "rg-confidential"}
+		}
+		if ok {
+			s.Subscriptions = []string{sub}
+		}
+		s.Group = group
 	case b.Query != nil:
-		if strings.TrimSpace(*b.Query) == "" || strings.ContainsAny(*b.Query, "|;\n") || len(*b.Query) > 2000 {
-			return s, &problem{Field: "query", Given: *b.Query, Message: "it must be one Resource Graph where-clause, without a pipe", Example: "tags.env =~ 'prod'"}
+		if strings.TrimSpace(*b.Query) == "" || strings.ContainsAny(*b.Query, "|;\r\n") || len(*b.Query) > 2000 {
+			return s, &problem{Field: "query", Given: *b.Query, Message: "it must be one Resource Graph where-clause on one line, without a pipe or semicolon", Example: "tags.env =~ 'prod'"}
 		}
 		s.Where = *b.Query
 	}
 	return s, nil
+}
+
+// scopeField is the member that names the scope, and what it holds.
+func (b rerunBody) scopeField() (field, given string) {
+	switch {
+	case b.Group != nil:
+		return "group", *b.Group
+	case b.Query != nil:
+		return "query", *b.Query
+	case b.Subscription != nil:
+		return "subscription", *b.Subscription
+	}
+	return "vm", ""
 }
 
 // groupID reads a resource group's ARM id.

@@ -6,13 +6,15 @@ import (
 	"log/slog"
 
 	"cvmguard/internal/customhandler"
+	"cvmguard/internal/fleet"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/reconcile"
 )
 
-// maxEvent is the size, in bytes, above which an event is kept in the inbox as
-// well: no VM event comes near it.
-const maxEvent = 512 << 10
+// maxEvent is the size, in bytes, above which an event is kept and not acted on:
+// Event Grid's 1 MiB, less what the host's writing it anew may take off. An event
+// of Resource Manager comes nowhere near it.
+const maxEvent = 1<<20 - 64<<10
 
 // VMEvent puts the VM that an event is about on the loop: one storage write
 // before the answer, two where the event goes to the inbox.
@@ -22,39 +24,33 @@ func VMEvent(source Source) customhandler.EventFunc {
 		if err != nil {
 			return err
 		}
-		body := eventBody(c)
-		vm, cause, drop, err := app.Decider.Decide(body)
-		if len(body) > maxEvent || c.Event == nil {
-			reason := fmt.Sprintf("the event has %d bytes, more than any VM event", len(body))
-			if c.Event == nil {
-				reason = "the host's call holds no event: " + c.Problem
-			}
-			if kept := app.keep(ctx, ledger.SourceEvent, reason, body, string(vm)); kept != nil || err != nil || drop != "" || c.Event == nil {
-				return kept
-			}
+		if c.Event == nil {
+			return app.keep(ctx, ledger.SourceEvent, noEvent+c.Problem, c.Whole, "")
 		}
+		vm, cause, drop, err := app.Decider.Decide(c.Event)
 		switch {
 		case err != nil:
-			return app.keep(ctx, ledger.SourceEvent, err.Error(), body, "")
+			return app.keep(ctx, ledger.SourceEvent, err.Error(), c.Event, "")
+		case len(c.Event) > maxEvent:
+			return app.keep(ctx, ledger.SourceEvent, tooLong(c.Event), c.Event, string(vm))
 		case drop != "":
 			app.Counters.Dropped.Add(1)
 			customhandler.LogFrom(ctx).Info("an event that concerns no VM", slog.String("why", drop))
 			return nil
 		}
-		m := reconcile.Message{VM: string(vm), Cause: cause}
-		if err := app.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
-			return fmt.Errorf("putting %q on the loop: %w", vm, err)
+		if err := fleet.Wake(ctx, app.Queue, reconcile.Message{VM: string(vm), Cause: cause}); err != nil {
+			return err
 		}
 		app.Counters.Queued.Add(1)
 		return nil
 	}
 }
 
-func eventBody(c customhandler.EventCall) []byte {
-	if c.Event != nil {
-		return c.Event
-	}
-	return c.Whole
+// noEvent begins the reason of a call in which no event could be found.
+const noEvent = "the host's call holds no event: "
+
+func tooLong(event []byte) string {
+	return fmt.Sprintf("the event has %d bytes, more than any that is acted on (%d)", len(event), maxEvent)
 }
 
 // keep puts into the inbox what nobody can make sense of. Its error is the only

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"cvmguard/internal/customhandler"
@@ -131,46 +133,35 @@ func (a *App) rowByKey(ctx context.Context, key string) (ledger.Row, error) {
 	return ledger.DecodeRow(e)
 }
 
-// only refuses parameters that aren't in the list.
-func only(q url.Values, names ...string) *problem {
-next:
-	for k := range q {
-		for _, n := range names {
-			if k == n {
-				continue next
-			}
-		}
-		return &problem{Field: k, Given: q.Get(k), Message: fmt.Sprintf("there is no such parameter here; there are %v", names)}
-	}
-	return nil
-}
-
 func (a *App) listVMs(ctx context.Context, q url.Values) customhandler.HTTPAnswer {
 	if p := only(q, "verdict", "subscription", "after"); p != nil {
 		return refuse(http.StatusBadRequest, *p)
 	}
-	f := ledger.Filter{Equal: map[string]string{}}
-	switch v := policy.Value(q.Get("verdict")); v {
-	case "":
-	case policy.Gone, policy.NotACVM, policy.NonCompliant, policy.Unknown, policy.Compliant:
-		f.Equal[ledger.ColVerdict] = string(v)
-	default:
-		return refuse(http.StatusBadRequest, problem{Field: "verdict", Given: string(v), Message: "there are compliant, non-compliant, unknown, not-a-cvm and gone", Example: "?verdict=non-compliant"})
+	f := ledger.Filter{}
+	verdicts, p := verdictsOf(q)
+	if p != nil {
+		return refuse(http.StatusBadRequest, *p)
+	}
+	if len(verdicts) == 1 {
+		f.Equal = map[string]string{ledger.ColVerdict: verdicts[0]}
 	}
 	if s := q.Get("subscription"); s != "" {
 		if !isGUID(s) {
 			return refuse(http.StatusBadRequest, problem{Field: "subscription", Given: s, Message: "it must be a subscription's id, a GUID", Example: "?subscription=00000000-0000-0000-0000-000000000000"})
 		}
-		f.PK = s
+		f.PK = strings.ToLower(s)
+	}
+	after := q.Get("after")
+	if _, _, ok := ledger.SplitChain(after); !ok && q.Has("after") {
+		return refuse(http.StatusBadRequest, problem{Field: "after", Given: after, Message: "it must be a VM's key, as next of the page before gives it", Example: "?after=00000000-0000-0000-0000-000000000000-abcdefghijklmnopqrstuvwxyz"})
 	}
 	out := struct {
 		VMs  []VMView `json:"vms"`
 		Next string   `json:"next,omitempty"`
 	}{VMs: []VMView{}}
-	after := q.Get("after")
 	var bad error
 	err := a.Tables.Query(ctx, ledger.TableVMs, f, func(e ledger.Entity) bool {
-		if ledger.ChainKey(e.PK, e.RK) <= after {
+		if ledger.ChainKey(e.PK, e.RK) <= after || len(verdicts) > 1 && !slices.Contains(verdicts, e.Cols[ledger.ColVerdict]) {
 			return true
 		}
 		if len(out.VMs) == maxVMs {
@@ -194,6 +185,23 @@ func (a *App) listVMs(ctx context.Context, q url.Values) customhandler.HTTPAnswe
 	return answer(http.StatusOK, out)
 }
 
+// verdictsOf reads the verdicts that are asked for, several with commas between
+// them; none means all.
+func verdictsOf(q url.Values) ([]string, *problem) {
+	if !q.Has("verdict") {
+		return nil, nil
+	}
+	given := strings.Split(q.Get("verdict"), ",")
+	for _, v := range given {
+		switch policy.Value(v) {
+		case policy.Gone, policy.NotACVM, policy.NonCompliant, policy.Unknown, policy.Compliant:
+		default:
+			return nil, &problem{Field: "verdict", Given: q.Get("verdict"), Message: "there are compliant, non-compliant, unknown, not-a-cvm and gone", Example: "?verdict=non-compliant,unknown"}
+		}
+	}
+	return given, nil
+}
+
 // RecordView is one record in a listing.
 type RecordView struct {
 	Name string `json:"name"`
@@ -204,6 +212,9 @@ type RecordView struct {
 func (a *App) records(ctx context.Context, row ledger.Row, q url.Values) customhandler.HTTPAnswer {
 	if p := only(q, "seq", "after"); p != nil {
 		return refuse(http.StatusBadRequest, *p)
+	}
+	if q.Has("seq") && q.Has("after") {
+		return refuse(http.StatusBadRequest, problem{Field: "after", Given: q.Get("after"), Message: "it doesn't go with seq, which asks for one record", Example: "?after=10"})
 	}
 	if q.Has("seq") {
 		seq, err := strconv.Atoi(q.Get("seq"))
@@ -260,6 +271,10 @@ func (a *App) fresh(row ledger.Row, q url.Values) customhandler.HTTPAnswer {
 		out["attestedAt"] = row.Attestation.NonceIssued
 	}
 	reason := notFresh(row, age, a.Now())
+	if reason == "" && row.Development && (a.Loop == nil || !a.Loop.Development) {
+		// Endpoints or roots that weren't the vendors' prove nothing here.
+		reason = "its record was made in a development world"
+	}
 	if reason != "" {
 		out["reason"] = reason
 		return answer(http.StatusPreconditionFailed, out)

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
@@ -22,21 +21,18 @@ import (
 	"cvmguard/internal/remedy"
 )
 
-// policyInForce reads the policy document that the settings name. The embedded one
-// is made on first use, so that the port opens before a schema is compiled.
+// policyInForce gives the policy document that the settings name. A file is read
+// at once; the embedded document is made on first use, so that the port opens
+// before a schema is compiled.
 func policyInForce(cfg config.Config) (func() (*policy.Document, error), error) {
+	read := func() (*policy.Document, error) { return documentFor("", cfg) }
 	if cfg.PolicyPath == "" {
-		return sync.OnceValues(func() (*policy.Document, error) { return withMode(policy.Embedded(), cfg.Mode), nil }), nil
+		return sync.OnceValues(read), nil
 	}
-	text, err := os.ReadFile(cfg.PolicyPath)
+	doc, err := read()
 	if err != nil {
-		return nil, fmt.Errorf("cvmguard: reading the policy that CVMGUARD_POLICY names: %w", err)
+		return nil, err
 	}
-	doc, err := policy.Parse(text)
-	if err != nil {
-		return nil, fmt.Errorf("cvmguard: the policy %s can't be used:\n%w", cfg.PolicyPath, err)
-	}
-	doc = withMode(doc, cfg.Mode)
 	return func() (*policy.Document, error) { return doc, nil }, nil
 }
 

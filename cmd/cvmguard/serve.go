@@ -24,15 +24,16 @@ import (
 //	                                                        internal/azure
 func serve(getenv func(string) string, stderr io.Writer) int {
 	cfg, err := config.Load(getenv)
+	c := &console{stderr: stderr}
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		c.fail(err)
 		return exitCannot
 	}
 	// stdout: the host takes each line of stderr for an error.
 	log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	doc, err := policyInForce(cfg)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
+		c.fail(err)
 		return exitCannot
 	}
 	mux := customhandler.NewMux(log, "api")
@@ -42,7 +43,7 @@ func serve(getenv func(string) string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := customhandler.NewServer(customhandler.ServerOptions{Handler: mux, Port: cfg.Port, Log: log}).Run(ctx); err != nil {
-		fmt.Fprintf(stderr, "cvmguard: serving on port %d: %v\n", cfg.Port, err)
+		c.fail(fmt.Errorf("serving on port %d: %w; see who holds the port", cfg.Port, err))
 		return exitNot
 	}
 	return exitOK

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,43 +15,56 @@ import (
 // batches at most 1 MiB and adds a few members to each event.
 const maxDeadLetter = 8 << 20
 
-// importDeadLetters takes over what Event Grid gave up: each event's VM goes on
-// the loop, what nobody can make sense of goes to the inbox, and only then is the
-// blob deleted.
+// maxDeadLetters is how many blobs one sweep takes over; the next goes on.
+const maxDeadLetters = 1000
+
+// importDeadLetters takes over what Event Grid gave up: what each event is about
+// goes on the loop, what nobody can make sense of goes to the inbox, and only then
+// is the blob deleted. It answers with how many blobs it took over.
 func (f *Fleet) importDeadLetters(ctx context.Context) (int, error) {
 	var names []string
 	err := f.Blobs.List(ctx, ledger.ContainerDeadLetter, "", func(name string) bool {
 		names = append(names, name)
-		return len(names) < 1000
+		return len(names) < maxDeadLetters
 	})
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return 0, fmt.Errorf("listing Event Grid's dead letters: %w", err)
 	}
-	for i, name := range names {
+	imported := 0
+	for _, name := range names {
 		body, err := f.Blobs.Read(ctx, ledger.ContainerDeadLetter, name, maxDeadLetter)
-		if fault.Is(err, fault.NotFound) {
+		switch {
+		case fault.Is(err, fault.NotFound):
 			continue
-		}
-		if err != nil {
-			return i, fmt.Errorf("reading dead letter %q: %w", name, err)
+		case fault.Is(err, fault.Invalid):
+			// Longer than anything that Event Grid writes: it stays where it is, and
+			// the inbox says so.
+			l := ledger.Letter{Source: ledger.SourceDeadLetter, Reason: err.Error() + "; it stays in container " + ledger.ContainerDeadLetter, Body: []byte(name), At: f.Now()}
+			if _, err := f.Inbox.Keep(ctx, l); err != nil {
+				return imported, err
+			}
+			continue
+		case err != nil:
+			return imported, fmt.Errorf("reading dead letter %q: %w", name, err)
 		}
 		for _, event := range split(body) {
 			if err := f.takeEvent(ctx, event, "Event Grid gave up delivering it ("+name+")"); err != nil {
-				return i, err
+				return imported, err
 			}
 		}
 		if err := f.Blobs.Delete(ctx, ledger.ContainerDeadLetter, name); err != nil && !fault.Is(err, fault.NotFound) {
-			return i, fmt.Errorf("deleting dead letter %q: %w", name, err)
+			return imported, fmt.Errorf("deleting dead letter %q: %w", name, err)
 		}
+		imported++
 	}
-	return len(names), nil
+	return imported, nil
 }
 
-// split gives the events of a blob: an array's elements, an object itself, or the
-// whole text if it is neither.
+// split gives the events of a blob: an array's elements, or the whole text if it
+// isn't an array with any.
 func split(body []byte) []json.RawMessage {
 	var many []json.RawMessage
-	if err := json.Unmarshal(bytes.TrimSpace(body), &many); err == nil {
+	if err := json.Unmarshal(body, &many); err == nil && len(many) > 0 {
 		return many
 	}
 	return []json.RawMessage{body}
@@ -60,17 +72,20 @@ func split(body []byte) []json.RawMessage {
 
 func (f *Fleet) takeEvent(ctx context.Context, event []byte, why string) error {
 	vm, cause, drop, err := f.Decider.Decide(event)
+	if k, ok := f.Decider.(KeyDecider); ok && err == nil && vm == "" {
+		key, cause, dropKey, err := k.DecideKey(event)
+		if err == nil && dropKey == "" {
+			_, err = f.WakeByKey(ctx, key, cause)
+			return err
+		}
+	}
 	switch {
 	case err != nil:
 		_, err = f.Inbox.Keep(ctx, ledger.Letter{Source: ledger.SourceDeadLetter, Reason: why + "; " + err.Error(), Body: event, At: f.Now()})
 		return err
 	case drop != "":
-		f.Log.Info("a dead letter that concerns no VM", slog.String("why", drop))
+		f.log().Info("a dead letter that concerns no VM", slog.String("why", drop))
 		return nil
 	}
-	m := reconcile.Message{VM: string(vm), Cause: cause}
-	if err := f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
-		return fmt.Errorf("putting %q on the loop: %w", vm, err)
-	}
-	return nil
+	return Wake(ctx, f.Queue, reconcile.Message{VM: string(vm), Cause: cause})
 }

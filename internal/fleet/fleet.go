@@ -4,13 +4,15 @@
 // and changes nothing itself.
 //
 // What it promises: a VM that a listing shows and no row knows is put on the
-// loop; a dead letter is gone from its container only when its VM is on the loop
-// or its bytes are in the inbox. What it does not do: it is no second way to
+// loop; a dead letter is gone from its container only when what it is about is on
+// the loop or its bytes are in the inbox, but for events that concern neither a VM
+// nor a key. What it does not do: it is no second way to
 // act on a VM.
 package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -19,6 +21,7 @@ import (
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
+	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
 )
 
@@ -44,6 +47,13 @@ type Lister interface {
 // none of the loop's business. An error means that nobody can make sense of it.
 type Decider interface {
 	Decide(event []byte) (vm cvm.VMID, cause ledger.Cause, drop string, err error)
+}
+
+// KeyDecider is the part of a Decider that also knows keys: which key an event is
+// about (its versionless URL). A Decider without it sends dead letters about keys
+// to the inbox.
+type KeyDecider interface {
+	DecideKey(event []byte) (key cvm.KeyID, cause ledger.Cause, drop string, err error)
 }
 
 // Fleet is the estate. All fields are required but Log.
@@ -80,13 +90,23 @@ type Report struct {
 const overdueAfter = 15 * time.Minute
 
 // Sweep lists the estate, puts on the loop what is new, stale or never judged
-// (with full: everything), and imports dead letters.
+// (with full: everything), imports dead letters and forgets old nonces. A part
+// that fails doesn't keep the others from their work; the error names all.
 func (f *Fleet) Sweep(ctx context.Context, full bool) (Report, error) {
 	var r Report
+	faults := []error{f.sweepEstate(ctx, full, &r)}
+	var err error
+	r.Imported, err = f.importDeadLetters(ctx)
+	faults = append(faults, err)
+	r.OldNonces, err = f.Nonces.Expire(ctx, f.Now().Add(-24*time.Hour))
+	return r, errors.Join(append(faults, err)...)
+}
+
+func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
 	now := f.Now()
 	rows, err := f.rows(ctx)
 	if err != nil {
-		return r, err
+		return err
 	}
 	err = f.Lister.ListVMs(ctx, Scope{}, func(vm VM) error {
 		r.Listed++
@@ -99,7 +119,7 @@ func (f *Fleet) Sweep(ctx context.Context, full bool) (Report, error) {
 			r.New++
 			if !vm.Created.IsZero() && now.Sub(vm.Created) > f.Missed {
 				r.Missed++
-				f.Log.Warn("a VM that no event announced", slog.String("vm", string(vm.ID)))
+				f.log().Warn("a VM that no event announced", slog.String("vm", string(vm.ID)))
 			}
 			why = true
 		case row.Verdict == "":
@@ -119,25 +139,21 @@ func (f *Fleet) Sweep(ctx context.Context, full bool) (Report, error) {
 		return f.enqueue(ctx, vm.ID, now)
 	})
 	if err != nil {
-		return r, fmt.Errorf("listing the estate: %w", err)
+		return fmt.Errorf("listing the estate: %w", err)
 	}
 	// Rows that the listing doesn't show: gone, or not to be listed any more. The
 	// loop finds out which.
 	for _, row := range rows {
-		if row.Verdict == "gone" || now.Sub(row.LastSeen) < f.Stale && !full {
+		if row.Verdict == policy.Gone || now.Sub(row.LastSeen) < f.Stale && !full {
 			continue
 		}
 		r.Gone++
 		r.Enqueued++
 		if err := f.enqueue(ctx, cvm.VMID(row.ID), now); err != nil {
-			return r, err
+			return err
 		}
 	}
-	if r.Imported, err = f.importDeadLetters(ctx); err != nil {
-		return r, err
-	}
-	r.OldNonces, err = f.Nonces.Expire(ctx, now.Add(-24*time.Hour))
-	return r, err
+	return nil
 }
 
 func (f *Fleet) rows(ctx context.Context) (map[string]ledger.Row, error) {
@@ -147,7 +163,7 @@ func (f *Fleet) rows(ctx context.Context) (map[string]ledger.Row, error) {
 		if err != nil {
 			// An unreadable row counts as none: its VM is put on the loop, whose turn
 			// fails with the reason and ends in the inbox.
-			f.Log.Error("a row can't be read; rebuild it", slog.String("error", err.Error()))
+			f.log().Error("a row can't be read; rebuild it", slog.String("error", err.Error()))
 			return true
 		}
 		rows[strings.ToLower(row.ID)] = row
@@ -159,10 +175,33 @@ func (f *Fleet) rows(ctx context.Context) (map[string]ledger.Row, error) {
 	return rows, nil
 }
 
+func (f *Fleet) log() *slog.Logger {
+	if f.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return f.Log
+}
+
 func (f *Fleet) enqueue(ctx context.Context, id cvm.VMID, now time.Time) error {
-	m := reconcile.Message{VM: string(id), Cause: ledger.Cause{Kind: "sweep", At: now}}
-	if err := f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
-		return fmt.Errorf("putting %q on the loop: %w", id, err)
+	return Wake(ctx, f.Queue, reconcile.Message{VM: string(id), Cause: ledger.Cause{Kind: "sweep", At: now}})
+}
+
+// maxCauseID is how much of a cause's id goes on the queue, in bytes. Event ids
+// are GUIDs; one that is longer would not fit a message or a row.
+const maxCauseID = 256
+
+// Wake puts an object on the loop at once. The parts of the cause that come from
+// outside are cut to what a message can carry, so that no event is too odd for
+// its VM to be looked at.
+func Wake(ctx context.Context, q ledger.Queue, m reconcile.Message) error {
+	if len(m.Cause.ID) > maxCauseID {
+		m.Cause.ID = strings.ToValidUTF8(m.Cause.ID[:maxCauseID], "")
+	}
+	if y := m.Cause.At.UTC().Year(); y < 1 || y > 9999 {
+		m.Cause.At = time.Time{} // no time that JSON has
+	}
+	if err := q.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
+		return fmt.Errorf("putting %q on the loop: %w", m.VM+m.Shared, err)
 	}
 	return nil
 }
@@ -170,34 +209,42 @@ func (f *Fleet) enqueue(ctx context.Context, id cvm.VMID, now time.Time) error {
 // MaxRerun bounds how many VMs one rerun of a scope puts on the loop.
 const MaxRerun = 100_000
 
-// Rerun puts every VM of a scope on the loop and answers with how many.
+// Rerun puts every VM of a scope on the loop and answers with how many. Nothing
+// is put there before the whole scope is listed: a scope that is refused or cut
+// short changes nothing.
 func (f *Fleet) Rerun(ctx context.Context, s Scope, cause ledger.Cause, dry bool) (int, error) {
-	n := 0
+	var ids []cvm.VMID
 	err := f.Lister.ListVMs(ctx, s, func(vm VM) error {
-		if n == MaxRerun {
+		if len(ids) == MaxRerun {
 			return fault.New(fault.Invalid, "rerunning a scope", "", "it has more than %d VMs; name a smaller one", MaxRerun)
 		}
-		n++
-		m := reconcile.Message{VM: string(vm.ID), Cause: cause, DryRun: dry}
-		return f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0)
+		ids = append(ids, vm.ID)
+		return nil
 	})
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	for i, id := range ids {
+		if err := Wake(ctx, f.Queue, reconcile.Message{VM: string(id), Cause: cause, DryRun: dry}); err != nil {
+			return i, fmt.Errorf("after %d of %d VMs: %w", i, len(ids), err)
+		}
+	}
+	return len(ids), nil
 }
 
-// WakeByKey puts on the loop every VM that hangs on a key (its versionless URL),
-// and the key itself. It answers with how many VMs.
+// WakeByKey puts on the loop every VM that hangs on a key (its versionless URL,
+// in any letter case), and the key itself. It answers with how many VMs.
 func (f *Fleet) WakeByKey(ctx context.Context, key cvm.KeyID, cause ledger.Cause) (int, error) {
-	m := reconcile.Message{Shared: string(key), Cause: cause}
-	if err := f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
-		return 0, fmt.Errorf("putting key %q on the loop: %w", key, err)
+	if err := Wake(ctx, f.Queue, reconcile.Message{Shared: string(key), Cause: cause}); err != nil {
+		return 0, err
 	}
 	n := 0
 	var failed error
 	filter := ledger.Filter{Equal: map[string]string{ledger.ColKey: strings.ToLower(string(key))}}
 	err := f.Tables.Query(ctx, ledger.TableVMs, filter, func(e ledger.Entity) bool {
-		m := reconcile.Message{VM: e.Cols[ledger.ColID], Cause: cause}
-		failed = f.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0)
-		n++
+		if failed = Wake(ctx, f.Queue, reconcile.Message{VM: e.Cols[ledger.ColID], Cause: cause}); failed == nil {
+			n++
+		}
 		return failed == nil
 	})
 	if err == nil {

@@ -178,9 +178,14 @@ func (w *World) settings() error {
 	if w.opts.Mode != "" {
 		all["CVMGUARD_MODE"] = w.opts.Mode
 	}
-	if w.opts.Policy != "" {
-		all["CVMGUARD_POLICY"] = w.opts.Policy
+	if w.opts.Policy == "" {
+		path, err := w.scenePolicy()
+		if err != nil {
+			return err
+		}
+		w.opts.Policy = path
 	}
+	all["CVMGUARD_POLICY"] = w.opts.Policy
 	maps.Copy(all, w.opts.Settings)
 	cfg, err := config.LoadWithoutStorage(func(k string) string { return all[k] })
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"cvmguard/internal/cvm"
@@ -190,11 +191,30 @@ func fact[T any](v T, err error) func(code string) (cvm.Fact[T], error) {
 		case fault.NotFound:
 			return cvm.NotThere[T](), nil
 		case fault.Denied, fault.Blocked, fault.Invalid:
-			return cvm.NotRead[T](code, fault.Action(err), err.Error()), nil
+			return cvm.NotRead[T](code, fault.Action(err), steady(err)), nil
 		default:
 			return cvm.Fact[T]{}, err
 		}
 	}
+}
+
+// steady is an error's text without the service's own words: those differ from
+// call to call (request ids, times), and a posture that says the same must be the
+// same.
+func steady(err error) string {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return "the service refused"
+	}
+	s := f.Op
+	if f.Object != "" {
+		s += " " + strconv.Quote(f.Object)
+	}
+	s += ": " + string(f.Kind)
+	if f.Code != "" {
+		s += " (" + f.Code + ")"
+	}
+	return s
 }
 
 func tell[T any](f func(T) error, v T) error {

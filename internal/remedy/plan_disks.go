@@ -89,13 +89,17 @@ func (pl *vmPlanner) aboutWrongDataDES(f policy.Finding) bool {
 // should be.
 func (pl *vmPlanner) diskSteps() []Step {
 	region, _ := pl.d.Region(pl.vm.Location)
+	set := "the disk encryption set " + region.DataDES.Name()
+	if region.DataDES == "" {
+		set = "a disk encryption set for server-side encryption, which policy does not name yet (regions." + pl.vm.Location + ".dataDES)"
+	}
 	var steps []Step
 	for _, dd := range pl.p.DataDisks {
 		if !needsDES(dd) {
 			continue
 		}
 		steps = append(steps, Step{Kind: EncryptDataDisk, Target: string(dd.Ref.ID), Disturbs: DisturbsDeallocate,
-			Does: fmt.Sprintf("Puts the data disk at LUN %d under the customer key of the disk encryption set %s.", dd.Ref.LUN, region.DataDES.Name()),
+			Does: fmt.Sprintf("Puts the data disk at LUN %d under the customer key of %s.", dd.Ref.LUN, set),
 			Needs: []string{"The VM is deallocated.", "The disk was never under Azure Disk Encryption.",
 				"The set is for server-side encryption, and its identity may use its key."},
 			Undo:     "None: a disk under a customer key can't go back to a platform key; it can be moved to another disk encryption set.",
