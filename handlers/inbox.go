@@ -106,8 +106,8 @@ func (a *App) redrive(ctx context.Context, id string) customhandler.HTTPAnswer {
 	if err != nil {
 		return refuse(http.StatusConflict, problem{Field: "id", Given: id, Message: "it still can't be understood: " + err.Error(), Code: string(fault.KindOf(err))})
 	}
-	m.Cause = ledger.Cause{Kind: "redrive", At: a.Now(), ID: id, Nonce: m.Cause.Nonce}
-	if l.Source == ledger.SourceKeyEvent {
+	m.Cause = ledger.Cause{Kind: "redrive", At: a.Now(), ID: id, Nonce: m.Cause.Nonce, Fresh: m.Cause.Fresh}
+	if fromEvent := l.Source != ledger.SourceQueue && l.Source != ledger.SourcePoison; fromEvent && m.Shared != "" {
 		_, err = a.Fleet.WakeByKey(ctx, cvm.KeyID(m.Shared), m.Cause)
 	} else {
 		err = fleet.Wake(ctx, a.Queue, m)
@@ -121,22 +121,21 @@ func (a *App) redrive(ctx context.Context, id string) customhandler.HTTPAnswer {
 	return answer(http.StatusAccepted, map[string]any{"id": id, "object": m.VM + m.Shared})
 }
 
+// readLetter reads a letter as what it came as: a message, or an event about a VM
+// or a key.
 func (a *App) readLetter(l ledger.Letter) (reconcile.Message, error) {
-	switch l.Source {
-	case ledger.SourceQueue, ledger.SourcePoison:
+	if l.Source == ledger.SourceQueue || l.Source == ledger.SourcePoison {
 		m, err := reconcile.DecodeMessage(l.Body)
 		m.Due = time.Time{}
 		return m, err
-	case ledger.SourceKeyEvent:
-		key, cause, drop, err := a.DecideKey(l.Body)
-		if err == nil && drop != "" {
-			err = fault.New(fault.Invalid, "reading a letter", l.ID, "%s", drop)
-		}
-		return reconcile.Message{Shared: string(key), Cause: cause}, err
 	}
 	vm, cause, drop, err := a.Decider.Decide(l.Body)
-	if err == nil && drop != "" {
-		err = fault.New(fault.Invalid, "reading a letter", l.ID, "%s", drop)
+	if err != nil || drop == "" {
+		return reconcile.Message{VM: string(vm), Cause: cause}, err
 	}
-	return reconcile.Message{VM: string(vm), Cause: cause}, err
+	key, cause, dropKey, err := a.DecideKey(l.Body)
+	if err == nil && dropKey != "" {
+		err = fault.New(fault.Invalid, "reading letter", l.ID, "%s", drop)
+	}
+	return reconcile.Message{Shared: string(key), Cause: cause}, err
 }

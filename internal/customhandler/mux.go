@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -138,13 +137,22 @@ func (m *Mux) HTTP(name, route string, methods []string, anonymous bool, f HTTPF
 	slices.SortStableFunc(m.routed, func(a, b *function) int { return CompareRoutes(a.route, b.route) })
 }
 
-// FunctionName is what the host takes for a function's name.
-var FunctionName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,127}$`)
+// IsFunctionName says whether the host takes a text for a function's name: a
+// letter, then letters, digits, hyphens and underscores, 128 in all.
+func IsFunctionName(s string) bool {
+	for i, r := range s {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		if !letter && (i == 0 || r != '-' && r != '_' && (r < '0' || r > '9')) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 128
+}
 
 // add panics on what is a fault of the program: the names are constants.
 func (m *Mux) add(f *function) {
 	switch first, _, _ := strings.Cut(m.prefix, "/"); {
-	case !FunctionName.MatchString(f.Name) || strings.EqualFold(f.Name, "host"):
+	case !IsFunctionName(f.Name) || strings.EqualFold(f.Name, "host"):
 		panic(fmt.Sprintf("customhandler: %q is not a name that the host accepts for a function", f.Name))
 	case strings.EqualFold(f.Name, first):
 		panic(fmt.Sprintf("customhandler: function %q has the name of the route prefix", f.Name))

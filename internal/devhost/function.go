@@ -68,7 +68,7 @@ func readFunctions(root string, env environment) (map[string]*function, error) {
 }
 
 func readFunction(file, name string, env environment) (*function, error) {
-	if !customhandler.FunctionName.MatchString(name) || strings.EqualFold(name, "host") {
+	if !customhandler.IsFunctionName(name) || strings.EqualFold(name, "host") {
 		return nil, fmt.Errorf("%q is not a name that the host accepts for a function", name)
 	}
 	text, err := os.ReadFile(file)

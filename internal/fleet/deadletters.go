@@ -72,9 +72,9 @@ func split(body []byte) []json.RawMessage {
 
 func (f *Fleet) takeEvent(ctx context.Context, event []byte, why string) error {
 	vm, cause, drop, err := f.Decider.Decide(event)
-	if k, ok := f.Decider.(KeyDecider); ok && err == nil && vm == "" {
-		key, cause, dropKey, err := k.DecideKey(event)
-		if err == nil && dropKey == "" {
+	if err == nil && drop != "" { // it may be about a key
+		key, cause, other, err := f.Decider.DecideKey(event)
+		if err == nil && other == "" {
 			_, err = f.WakeByKey(ctx, key, cause)
 			return err
 		}
@@ -84,7 +84,7 @@ func (f *Fleet) takeEvent(ctx context.Context, event []byte, why string) error {
 		_, err = f.Inbox.Keep(ctx, ledger.Letter{Source: ledger.SourceDeadLetter, Reason: why + "; " + err.Error(), Body: event, At: f.Now()})
 		return err
 	case drop != "":
-		f.log().Info("a dead letter that concerns no VM", slog.String("why", drop))
+		f.log().Info("a dead letter that concerns neither a VM nor a key", slog.String("why", drop))
 		return nil
 	}
 	return Wake(ctx, f.Queue, reconcile.Message{VM: string(vm), Cause: cause})

@@ -43,16 +43,12 @@ type Lister interface {
 	ListVMs(ctx context.Context, s Scope, yield func(VM) error) error
 }
 
-// Decider says what an event is about: the VM to look at and why, or why it is
-// none of the loop's business. An error means that nobody can make sense of it.
+// Decider says what an event is about. An error means that nobody can make sense
+// of it.
 type Decider interface {
+	// Decide gives the VM to look at and why, or why it is none of the loop's business.
 	Decide(event []byte) (vm cvm.VMID, cause ledger.Cause, drop string, err error)
-}
-
-// KeyDecider is the part of a Decider that also knows keys: which key an event is
-// about (its versionless URL). A Decider without it sends dead letters about keys
-// to the inbox.
-type KeyDecider interface {
+	// DecideKey does the same for a key, by its versionless URL.
 	DecideKey(event []byte) (key cvm.KeyID, cause ledger.Cause, drop string, err error)
 }
 

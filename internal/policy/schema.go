@@ -4,18 +4,14 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-	"github.com/santhosh-tekuri/jsonschema/v6/kind"
-
-	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 )
 
@@ -25,180 +21,261 @@ var schemaJSON []byte
 // Schema is the JSON Schema of a policy document.
 func Schema() []byte { return bytes.Clone(schemaJSON) }
 
-const schemaURL = "policy.schema.json"
+// shape is a schema as it is walked: the keywords that policy.schema.json uses and
+// no others. A library would do (the tests hold this walk against one), but those
+// that list every fault compile their meta-schemas when the process starts, which
+// cost half of the handler's cold start.
+type shape struct {
+	Ref                  string           `json:"$ref"`
+	Type                 oneOrMany        `json:"type"`
+	Const                any              `json:"const"`
+	Enum                 []any            `json:"enum"`
+	Pattern              string           `json:"pattern"`
+	Minimum              *float64         `json:"minimum"`
+	Maximum              *float64         `json:"maximum"`
+	MinLength            int              `json:"minLength"`
+	MaxLength            *int             `json:"maxLength"`
+	Items                *shape           `json:"items"`
+	MaxItems             *int             `json:"maxItems"`
+	Properties           map[string]shape `json:"properties"`
+	PropertyNames        *shape           `json:"propertyNames"`
+	AdditionalProperties *additional      `json:"additionalProperties"`
+	MinProperties        int              `json:"minProperties"`
+	MaxProperties        *int             `json:"maxProperties"`
+	Required             []string         `json:"required"`
+	If                   *shape           `json:"if"`
+	Then                 *shape           `json:"then"`
+	Else                 *shape           `json:"else"`
+	Defs                 map[string]shape `json:"$defs"`
 
-var compiledSchema = sync.OnceValues(func() (*jsonschema.Schema, error) {
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schemaJSON))
-	if err != nil {
-		return nil, err
+	// Words that say nothing about what is allowed.
+	Schema      string `json:"$schema"`
+	ID          string `json:"$id"`
+	Title       string `json:"title"`
+	Description string `json:"description"`
+}
+
+// oneOrMany is a type's name or a list of them.
+type oneOrMany []string
+
+// UnmarshalJSON reads either form.
+func (o *oneOrMany) UnmarshalJSON(b []byte) error {
+	if bytes.HasPrefix(b, []byte("[")) {
+		return json.Unmarshal(b, (*[]string)(o))
 	}
-	c := jsonschema.NewCompiler()
-	if err := c.AddResource(schemaURL, doc); err != nil {
-		return nil, err
+	*o = make(oneOrMany, 1)
+	return json.Unmarshal(b, &(*o)[0])
+}
+
+// additional is false or a schema.
+type additional struct {
+	refused bool
+	shape   *shape
+}
+
+// UnmarshalJSON reads either form.
+func (a *additional) UnmarshalJSON(b []byte) error {
+	if string(b) == "false" {
+		a.refused = true
+		return nil
 	}
-	return c.Compile(schemaURL)
+	return strictly(b, &a.shape)
+}
+
+// strictly refuses keywords that the walk doesn't know: a schema that says more
+// than is checked is worse than none.
+func strictly(b []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+var schemaShape = sync.OnceValues(func() (*shape, error) {
+	var s shape
+	if err := strictly(schemaJSON, &s); err != nil {
+		return nil, fault.New(fault.Bug, "reading the policy's schema", "policy.schema.json", "%w", err)
+	}
+	return &s, nil
 })
 
 // validate adds the schema's complaints to the faults.
 func (t *tree) validate() error {
-	schema, err := compiledSchema()
+	root, err := schemaShape()
 	if err != nil {
-		return fault.New(fault.Bug, "compiling the policy's schema", schemaURL, "%w", err)
+		return err
 	}
-	err = schema.Validate(t.root)
-	var ve *jsonschema.ValidationError
-	if errors.As(err, &ve) {
-		t.complain(ve)
-	} else if err != nil {
-		return fault.New(fault.Bug, "validating the policy document", "", "%w", err)
-	}
+	w := walk{t: t, defs: root.Defs}
+	w.check(*root, t.root, nil)
 	return nil
 }
 
-func (t *tree) complain(e *jsonschema.ValidationError) {
-	if _, ok := e.ErrorKind.(*kind.PropertyNames); ok {
-		return // meaning says it: the library gives no reliable place for these
+type walk struct {
+	t     *tree
+	defs  map[string]shape
+	quiet bool // asks whether, doesn't complain
+	bad   bool
+}
+
+func (w *walk) say(path []string, key bool, format string, args ...any) {
+	w.bad = true
+	if !w.quiet {
+		w.t.at(path, key, format, args...)
 	}
-	for _, c := range e.Causes {
-		t.complain(c)
+}
+
+func (w *walk) check(s shape, v any, path []string) {
+	if s.Ref != "" {
+		w.check(w.defs[strings.TrimPrefix(s.Ref, "#/$defs/")], v, path)
 	}
-	if len(e.Causes) > 0 {
+	if got := typeOf(v); len(s.Type) > 0 && !slices.ContainsFunc(s.Type, func(want string) bool { return want == got || want == "number" && got == "integer" }) {
+		if got == "integer" { // nobody wanted to know so exactly
+			got = "number"
+		}
+		w.say(path, false, "it is %s where %s belongs", article(got), article(strings.Join(s.Type, " or ")))
 		return
 	}
-	path := e.InstanceLocation
-	switch k := e.ErrorKind.(type) {
-	case *kind.AdditionalProperties:
-		for _, name := range slices.Sorted(slices.Values(k.Properties)) {
+	if s.Const != nil && !equalJSON(s.Const, v) {
+		w.say(path, false, "%s must be %s", shown(v), shown(s.Const))
+	}
+	if s.Enum != nil && !slices.ContainsFunc(s.Enum, func(e any) bool { return equalJSON(e, v) }) {
+		w.say(path, false, "%s is not one of %s", shown(v), list(s.Enum))
+	}
+	switch v := v.(type) {
+	case string:
+		w.text(s, v, path)
+	case []any:
+		w.items(s, v, path)
+	case map[string]any:
+		w.members(s, v, path)
+	default:
+		w.number(s, v, path)
+	}
+	if s.If != nil {
+		probe := walk{t: w.t, defs: w.defs, quiet: true}
+		probe.check(*s.If, v, path)
+		if branch := s.Then; !probe.bad && branch != nil {
+			w.check(*branch, v, path)
+		} else if branch := s.Else; probe.bad && branch != nil {
+			w.check(*branch, v, path)
+		}
+	}
+}
+
+func (w *walk) text(s shape, v string, path []string) {
+	n := utf8.RuneCountInString(v)
+	if n < s.MinLength {
+		w.say(path, false, "it is empty")
+	}
+	if s.MaxLength != nil && n > *s.MaxLength {
+		w.say(path, false, "it is %d characters long, more than %d", n, *s.MaxLength)
+	}
+	if s.Pattern != "" && !regexp.MustCompile(s.Pattern).MatchString(v) {
+		w.say(path, false, "%q doesn't have the form %s", cut(v), s.Pattern)
+	}
+}
+
+func (w *walk) number(s shape, v any, path []string) {
+	f, ok := asFloat(v)
+	if ok && s.Minimum != nil && f < *s.Minimum {
+		w.say(path, false, "%s is less than %s", shown(v), shown(*s.Minimum))
+	}
+	if ok && s.Maximum != nil && f > *s.Maximum {
+		w.say(path, false, "%s is more than %s", shown(v), shown(*s.Maximum))
+	}
+}
+
+func (w *walk) items(s shape, v []any, path []string) {
+	if s.MaxItems != nil && len(v) > *s.MaxItems {
+		w.say(path, false, "it has %d elements, more than %d", len(v), *s.MaxItems)
+	}
+	for i, e := range v {
+		if s.Items != nil {
+			w.check(*s.Items, e, append(slices.Clone(path), fmt.Sprint(i)))
+		}
+	}
+}
+
+func (w *walk) members(s shape, v map[string]any, path []string) {
+	if len(v) < s.MinProperties {
+		w.say(path, false, "it needs at least %d member", s.MinProperties)
+	}
+	if s.MaxProperties != nil && len(v) > *s.MaxProperties {
+		w.say(path, false, "it has %d members, more than %d", len(v), *s.MaxProperties)
+	}
+	var missing []string
+	for _, r := range s.Required {
+		if _, ok := v[r]; !ok {
+			missing = append(missing, r)
+		}
+	}
+	if len(missing) > 0 {
+		w.say(path, true, "%s is missing", strings.Join(missing, ", "))
+	}
+	for _, name := range slices.Sorted(maps.Keys(v)) {
+		sub := append(slices.Clone(path), name)
+		if s.PropertyNames != nil {
+			probe := walk{t: w.t, defs: w.defs, quiet: true}
+			probe.check(*s.PropertyNames, name, sub)
+			w.bad = w.bad || probe.bad // what is wrong with a name is meaning's to say
+		}
+		if p, ok := s.Properties[name]; ok {
+			w.check(p, v[name], sub)
+			continue
+		}
+		switch a := s.AdditionalProperties; {
+		case a == nil:
+		case a.refused:
 			what := "member"
 			if len(path) == 1 && path[0] == "rules" {
 				what = "rule"
 			}
-			t.at(append(slices.Clone(path), name), true, "there is no %s %q%s", what, name, didYouMean(name, schemaNames(e.SchemaURL)))
+			w.say(sub, true, "there is no %s %q%s", what, name, didYouMean(name, slices.Sorted(maps.Keys(s.Properties))))
+		default:
+			w.check(*a.shape, v[name], sub)
 		}
-	case *kind.Enum:
-		t.at(path, false, "%s is not one of %s", shown(k.Got), list(k.Want))
-	case *kind.Const:
-		t.at(path, false, "%s must be %s", shown(k.Got), shown(k.Want))
-	case *kind.Type:
-		t.at(path, false, "it is %s where %s belongs", article(k.Got), article(strings.Join(k.Want, " or ")))
-	case *kind.Required:
-		t.at(path, true, "%s is missing", strings.Join(k.Missing, ", "))
-	case *kind.Pattern:
-		t.at(path, false, "%q doesn't have the form %s", cut(k.Got), k.Want)
-	case *kind.Minimum:
-		t.at(path, false, "%s is less than %s", k.Got.RatString(), k.Want.RatString())
-	case *kind.Maximum:
-		t.at(path, false, "%s is more than %s", k.Got.RatString(), k.Want.RatString())
-	case *kind.MinProperties:
-		t.at(path, false, "it needs at least %d member", k.Want)
-	case *kind.MinLength:
-		t.at(path, false, "it is empty")
-	case *kind.MaxLength:
-		t.at(path, false, "it is %d characters long, more than %d", k.Got, k.Want)
-	case *kind.MaxItems:
-		t.at(path, false, "it has %d elements, more than %d", k.Got, k.Want)
+	}
+}
+
+// typeOf is a value's JSON type; a number without a fraction is an integer.
+func typeOf(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return "boolean"
+	case string:
+		return "string"
+	case []any:
+		return "array"
+	case map[string]any:
+		return "object"
 	default:
-		t.at(path, false, "it is not what the schema allows at %s", strings.Join(k.KeywordPath(), "/"))
-	}
-}
-
-// schemaNames are the members that the schema names at one of its places.
-func schemaNames(url string) []string {
-	_, pointer, _ := strings.Cut(url, "#")
-	var node any
-	if json.Unmarshal(schemaJSON, &node) != nil {
-		return nil
-	}
-	for _, part := range strings.Split(strings.Trim(pointer, "/"), "/") {
-		m, ok := node.(map[string]any)
-		if part == "" || !ok {
-			continue
+		if f, ok := asFloat(v); ok && f == float64(int64(f)) {
+			return "integer"
 		}
-		node = m[strings.NewReplacer("~1", "/", "~0", "~").Replace(part)]
+		return "number"
 	}
-	m, ok := node.(map[string]any)
-	if !ok {
-		return nil
-	}
-	props, ok := m["properties"].(map[string]any)
-	if !ok {
-		return nil
-	}
-	return slices.Sorted(maps.Keys(props))
 }
 
-func shown(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return "the value"
+func asFloat(v any) (float64, bool) {
+	switch n := v.(type) {
+	case float64:
+		return n, true
+	case int64:
+		return float64(n), true
+	case uint64:
+		return float64(n), true
+	case int:
+		return float64(n), true
 	}
-	return cut(string(b))
+	return 0, false
 }
 
-func cut(s string) string {
-	if len(s) > 80 {
-		return s[:77] + "…"
+// equalJSON compares scalars as JSON does: 1 and 1.0 are one number.
+func equalJSON(a, b any) bool {
+	if x, ok := asFloat(a); ok {
+		y, ok := asFloat(b)
+		return ok && x == y
 	}
-	return s
-}
-
-func list(values []any) string {
-	out := make([]string, 0, len(values))
-	for _, v := range values {
-		out = append(out, strings.Trim(shown(v), `"`))
-	}
-	return strings.Join(out, ", ")
-}
-
-func article(s string) string {
-	switch {
-	case s == "null":
-		return "nothing"
-	case strings.IndexAny(s, "aeiou") == 0:
-		return "an " + s
-	}
-	return "a " + s
-}
-
-var regionName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]{1,40}$`) })
-
-// meaning checks what a schema can't say, on whatever has the right shape, so
-// that these faults are listed together with the schema's.
-func (t *tree) meaning() {
-	root, ok := t.root.(map[string]any)
-	if !ok {
-		return // the schema says so
-	}
-	authorities, ok := root["authorities"].([]any)
-	if !ok {
-		authorities = nil
-	}
-	for i, a := range authorities {
-		if text, ok := a.(string); ok && !cvm.IsAttestationURL(text) {
-			t.at([]string{"authorities", strconv.Itoa(i)}, false, "%q is not a provider's address such as https://myprovider.weu.attest.azure.net", cut(text))
-		}
-	}
-	regions, _ := root["regions"].(map[string]any)
-	for name, r := range regions {
-		if !regionName().MatchString(name) {
-			t.at([]string{"regions", name}, true, "%q is not a region's short name such as northeurope", cut(name))
-		}
-		region, _ := r.(map[string]any)
-		check := func(member string, parse func(string) error) {
-			if text, ok := region[member].(string); ok {
-				if err := parse(text); err != nil {
-					t.at([]string{"regions", name, member}, false, "%s", strings.TrimPrefix(err.Error(), "reading "))
-				}
-			}
-		}
-		check("vault", func(s string) error { _, err := cvm.ParseVaultID(s); return err })
-		check("des", func(s string) error { _, err := cvm.ParseDESID(s); return err })
-		check("dataDES", func(s string) error {
-			if des, ok := region["des"].(string); ok && strings.EqualFold(des, s) {
-				return errors.New("it is the same set as des; data disks need an ordinary one")
-			}
-			_, err := cvm.ParseDESID(s)
-			return err
-		})
-	}
+	return typeOf(a) == typeOf(b) && a == b
 }

@@ -1,0 +1,508 @@
+package handlers_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cvmguard/handlers"
+	"cvmguard/internal/azure"
+	"cvmguard/internal/customhandler"
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/fleet"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/ledger/memstore"
+	"cvmguard/internal/policy"
+	"cvmguard/internal/reconcile"
+)
+
+// The estate of the tests.
+const (
+	sub     = "00000000-0000-0000-0000-0000000000A1"
+	lowSub  = "00000000-0000-0000-0000-0000000000a1"
+	inGroup = "/subscriptions/" + sub + "/resourceGroups/rg-app/providers/"
+	keyURL  = "https://kv-app.vault.azure.net/keys/os"
+	host    = "https://guard.example"
+)
+
+func vmNamed(name string) string { return inGroup + "Microsoft.Compute/virtualMachines/" + name }
+
+func chainOf(vm string) string { return ledger.ChainKey(lowSub, cvm.RowKey(vm)) }
+
+// world is one function app: the real handlers behind the real mux on a port,
+// storage in memory, a small Azure and a clock that stands still.
+type world struct {
+	t      testing.TB
+	clock  *memstore.Clock
+	store  *memstore.Store
+	azure  *smallAzure
+	lister *estate
+	app    *handlers.App
+	mux    *customhandler.Mux
+	server *httptest.Server
+	logged *lockedBuffer
+	// sourceErr is what making the App fails with.
+	sourceErr error
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	clock := memstore.NewClock(time.Date(2026, 11, 20, 10, 20, 0, 0, time.UTC))
+	w := &world{t: t, clock: clock, store: memstore.New(clock), azure: &smallAzure{fail: map[string]error{}}, lister: &estate{}, logged: &lockedBuffer{}}
+	log := slog.New(slog.NewJSONHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	blobs, tables, queue := w.store.Blobs(), w.store.Tables(), w.store.Queue()
+	random := &lockedReader{r: rand.NewChaCha8([32]byte{7})}
+	inbox := ledger.Inbox{Blobs: blobs, Tables: tables}
+	nonces := ledger.Nonces{Tables: tables, Evidence: ledger.Evidence{Blobs: blobs}}
+	doc := policy.Embedded().WithMode(policy.ModeObserve)
+	settings := reconcile.DefaultSettings()
+	w.app = &handlers.App{
+		Loop: &reconcile.Loop{Azure: w.azure, Blobs: blobs, SAS: blobs, Tables: tables, Queue: queue,
+			Provider: func(string) string { return "" }, Policy: doc, Settings: settings, Now: clock.Now, Rand: random, Log: log, Version: "test"},
+		Fleet: &fleet.Fleet{Lister: w.lister, Decider: decider{}, Tables: tables, Queue: queue, Blobs: blobs, Inbox: inbox, Nonces: nonces,
+			Now: clock.Now, Stale: 24 * time.Hour, Missed: 15 * time.Minute, Log: log},
+		Decider: decider{}, DecideKey: decider{}.DecideKey, Inbox: inbox, Nonces: nonces, Tables: tables, Chains: ledger.Chains{Blobs: blobs},
+		Queue: queue, Policy: doc, Now: clock.Now, Rand: random, Version: "test", SlowPace: settings.SlowPace, NonceLife: settings.NonceLife,
+		Health: func(context.Context) []handlers.Dependency {
+			return []handlers.Dependency{{Name: "storage", Ready: true}}
+		},
+	}
+	w.mux = customhandler.NewMux(log, "api")
+	handlers.Register(w.mux, func(context.Context) (*handlers.App, error) { return w.app, w.sourceErr })
+	w.server = httptest.NewServer(w.mux)
+	t.Cleanup(w.server.Close)
+	return w
+}
+
+// decider reads events as the program does.
+type decider struct{}
+
+func (decider) Decide(event []byte) (cvm.VMID, ledger.Cause, string, error) {
+	d, err := classify(event)
+	if err == nil && d.VM == "" && d.Drop == "" {
+		d.Drop, d.Why = azure.DropOtherEvent, "it is about a key"
+	}
+	return d.VM, d.Cause, why(d), err
+}
+
+func (decider) DecideKey(event []byte) (cvm.KeyID, ledger.Cause, string, error) {
+	d, err := classify(event)
+	if err == nil && d.Key == "" && d.Drop == "" {
+		d.Drop, d.Why = azure.DropOtherEvent, "it is about a VM"
+	}
+	return d.Key, d.Cause, why(d), err
+}
+
+func classify(event []byte) (azure.Decision, error) {
+	e, err := azure.ParseEvent(event)
+	if err != nil {
+		return azure.Decision{}, err
+	}
+	return azure.Classify(e), nil
+}
+
+func why(d azure.Decision) string {
+	if d.Drop == "" {
+		return ""
+	}
+	return d.Drop + ": " + d.Why
+}
+
+// estate is what Resource Graph lists.
+type estate struct {
+	vms   []fleet.VM
+	err   error // after the VMs
+	asked []fleet.Scope
+}
+
+func (e *estate) ListVMs(_ context.Context, s fleet.Scope, yield func(fleet.VM) error) error {
+	e.asked = append(e.asked, s)
+	for _, vm := range e.vms {
+		if err := yield(vm); err != nil {
+			return err
+		}
+	}
+	return e.err
+}
+
+// smallAzure answers for any VM with a sound one under the key keyURL; a method
+// in fail answers with its error.
+type smallAzure struct{ fail map[string]error }
+
+func (a *smallAzure) VM(_ context.Context, id cvm.VMID) (cvm.VM, error) {
+	name := path.Base(string(id))
+	return cvm.VM{ID: id, Name: name, Location: "westeurope", UniqueID: "00000000-0000-0000-0000-000000000b0b", ETag: "1", Size: "Standard_DC4as_v5",
+		ProvisioningState: "Succeeded", SecurityType: "ConfidentialVM", SecureBoot: cvm.True, VTPM: cvm.True, Generation: "V2", OS: "Linux", Power: "running",
+		InstanceView: true, AgentReady: cvm.True, AgentVersion: "2.11",
+		OSDisk: cvm.OSDiskRef{ID: inGroup + "Microsoft.Compute/disks/" + cvm.DiskID(name), Name: name, SecurityEncryptionType: "DiskWithVMGuestState", SecureDES: desID}}, a.fail["VM"]
+}
+
+const desID = cvm.DESID(inGroup + "Microsoft.Compute/diskEncryptionSets/des1")
+
+func (a *smallAzure) Disk(_ context.Context, id cvm.DiskID) (cvm.Disk, error) {
+	return cvm.Disk{ID: id, Location: "westeurope", State: "Attached", SecurityType: "ConfidentialVM_DiskEncryptedWithCustomerKey", HasSecurityProfile: true,
+		SecureDES: desID, ConfidentialVersion: "V1", Generation: "V2", ProvisioningState: "Succeeded", NetworkAccessPolicy: "DenyAll", CreateOption: "FromImage",
+		EncryptionType: "EncryptionAtRestWithPlatformKey"}, a.fail["Disk"]
+}
+
+func (a *smallAzure) DES(context.Context, cvm.DESID, bool) (cvm.DES, error) {
+	return cvm.DES{ID: desID, Name: "des1", Location: "westeurope", Type: cvm.DESTypeConfidential, KeyURL: keyURL + "/0123456789abcdef0123456789abcdef",
+		SourceVault: inGroup + "Microsoft.KeyVault/vaults/kv-app", ProvisioningState: "Succeeded", IdentityType: "SystemAssigned",
+		PrincipalID: "00000000-0000-0000-0000-0000000000d1"}, a.fail["DES"]
+}
+
+func (a *smallAzure) DESDisks(context.Context, cvm.DESID) ([]cvm.DiskID, error) {
+	return nil, a.fail["DESDisks"]
+}
+
+func (a *smallAzure) Key(_ context.Context, id cvm.KeyID, _ bool) (cvm.Key, error) {
+	rp := `{"version":"1.0.0","anyOf":[{"authority":"https://sharedweu.weu.attest.azure.net","allOf":[{"claim":"x-ms-compliance-status","equals":"azure-compliant-cvm"}]}]}`
+	return cvm.Key{ID: id, Type: "RSA-HSM", Bits: 3072, Ops: []string{"wrapKey", "unwrapKey"}, Enabled: cvm.True, Exportable: cvm.True, AttributesRead: true,
+		RecoveryLevel: "Recoverable", Policy: cvm.ReleasePolicy{Present: true, Immutable: true, Decoded: rp}}, a.fail["Key"]
+}
+
+func (a *smallAzure) Vault(context.Context, cvm.VaultRef, bool) (cvm.Vault, error) {
+	return cvm.Vault{ID: inGroup + "Microsoft.KeyVault/vaults/kv-app", Name: "kv-app", Host: "kv-app.vault.azure.net", Location: "westeurope", SKU: "premium",
+		PurgeProtection: cvm.True, SoftDelete: cvm.True, RBAC: cvm.True, DefaultAction: "Allow", Bypass: "AzureServices", PublicAccess: "Enabled",
+		ProvisioningState: "Succeeded"}, a.fail["Vault"]
+}
+
+func (a *smallAzure) Rights(context.Context, cvm.RightsQuery, bool) (cvm.Rights, error) {
+	return cvm.Rights{Model: "rbac", DESIdentity: []string{"get", "wrapkey", "unwrapkey"}}, a.fail["Rights"]
+}
+
+// post sends an invocation as the host does, in chunks, and gives the handler's
+// own status.
+func (w *world) post(function string, body []byte) int {
+	w.t.Helper()
+	req, err := http.NewRequest(http.MethodPost, w.server.URL+"/"+function, struct{ io.Reader }{bytes.NewReader(body)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	status, _, answer := w.send(req)
+	var object map[string]any
+	if json.Unmarshal(answer, &object) != nil || object == nil {
+		w.t.Fatalf("%s answered %q, which is no JSON object", function, answer)
+	}
+	return status
+}
+
+func (w *world) send(req *http.Request) (int, http.Header, []byte) {
+	w.t.Helper()
+	req.Header.Set("X-Azure-Functions-InvocationId", "7d3c4e9a-5ac8-4a0e-9a7d-1f5d3c1c2b10")
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return res.StatusCode, res.Header, answer
+}
+
+// invoke wraps a trigger's value as it is and posts it.
+func (w *world) invoke(function, binding string, value []byte) int {
+	w.t.Helper()
+	return w.post(function, fmt.Appendf(nil, `{"Data":{%q:%s},"Metadata":{"sys":{"MethodName":%q}}}`, binding, value, function))
+}
+
+// message delivers a queue message: its text, twice in JSON, as the host sends it.
+func (w *world) message(function, text string) int {
+	w.t.Helper()
+	return w.invoke(function, "work", quoted(string(quoted(text))))
+}
+
+func quoted(s string) []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// answer is what the caller of an HTTP function gets.
+type answer struct {
+	Status int
+	Header map[string]string // those that the functions set
+	Body   string
+}
+
+// into reads the answer's body.
+func (a answer) into(t testing.TB, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(a.Body), v); err != nil {
+		t.Fatalf("%d %s: %v", a.Status, a.Body, err)
+	}
+}
+
+type problem struct{ Field, Given, Message, Example, Code string }
+
+func (a answer) problem(t testing.TB) problem {
+	t.Helper()
+	var b struct{ Error problem }
+	a.into(t, &b)
+	return b.Error
+}
+
+// request is what a caller sends. A body that is nil comes with a length of zero;
+// lost says that it came in chunks, which the host drops.
+type request struct {
+	method, target string
+	body           []byte
+	lost           bool
+}
+
+// wrapped sends a request as a host that wraps it.
+func (w *world) wrapped(r request) answer {
+	w.t.Helper()
+	u, err := url.Parse(r.target)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	headers := map[string][]string{"Host": {"guard.example"}, "Content-Type": {"application/json"}, "x-functions-key": {"secret-key"}}
+	if !r.lost {
+		headers["Content-Length"] = []string{fmt.Sprint(len(r.body))}
+	}
+	query := map[string]string{}
+	for k, v := range u.Query() {
+		query[k] = strings.Join(v, ",")
+	}
+	req := map[string]any{"Url": host + r.target, "Method": r.method, "Query": query, "Headers": headers, "Params": map[string]any{}, "Identities": []any{}}
+	if len(r.body) > 0 {
+		req["Body"] = string(r.body)
+	}
+	body, err := json.Marshal(map[string]any{"Data": map[string]any{"req": req}, "Metadata": map[string]any{}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	post, err := http.NewRequest(http.MethodPost, w.server.URL+"/"+strings.Split(u.Path, "/")[2], struct{ io.Reader }{bytes.NewReader(body)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	status, _, text := w.send(post)
+	var out struct {
+		Outputs struct {
+			Res struct {
+				StatusCode string
+				Headers    map[string]string
+				Body       string
+			}
+		}
+	}
+	if err := json.Unmarshal(text, &out); err != nil || status != http.StatusOK {
+		w.t.Fatalf("%s %s wrapped: the host is told %d %s", r.method, r.target, status, text)
+	}
+	a := answer{Header: out.Outputs.Res.Headers, Body: out.Outputs.Res.Body}
+	if _, err := fmt.Sscan(out.Outputs.Res.StatusCode, &a.Status); err != nil {
+		w.t.Fatalf("status %q", out.Outputs.Res.StatusCode)
+	}
+	return a
+}
+
+// forwarded sends a request as a host that forwards it.
+func (w *world) forwarded(r request) answer {
+	w.t.Helper()
+	var body io.Reader
+	if len(r.body) > 0 {
+		body = bytes.NewReader(r.body)
+	}
+	req, err := http.NewRequest(r.method, w.server.URL+r.target, body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Host = "guard.example"
+	req.Header.Set("X-Forwarded-Proto", "https")
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("x-functions-key", "secret-key")
+	if body == nil && r.method == http.MethodPost && !r.lost {
+		req.Body = http.NoBody // sends Content-Length: 0
+	}
+	var status int
+	var header http.Header
+	var text []byte
+	if r.lost {
+		status, header, text = w.sendWithoutLength(req)
+	} else {
+		status, header, text = w.send(req)
+	}
+	a := answer{Status: status, Header: map[string]string{}, Body: string(text)}
+	for k := range header {
+		if k != "Date" && k != "Content-Length" {
+			a.Header[k] = header.Get(k)
+		}
+	}
+	return a
+}
+
+// sendWithoutLength sends a request with neither body nor length, which Go's
+// client does not do for a POST.
+func (w *world) sendWithoutLength(req *http.Request) (int, http.Header, []byte) {
+	w.t.Helper()
+	recorder := httptest.NewRecorder()
+	req.Body, req.ContentLength, req.RequestURI = http.NoBody, 0, req.URL.RequestURI()
+	w.mux.ServeHTTP(recorder, req)
+	return recorder.Code, recorder.Header(), recorder.Body.Bytes()
+}
+
+// twins are two function apps in the same state. What a caller asks goes wrapped
+// to one and forwarded to the other, and the answers must be the same.
+type twins struct {
+	*world // the one that gets it wrapped
+	other  *world
+}
+
+func newTwins(t testing.TB, prepare ...func(*world)) twins {
+	t.Helper()
+	tw := twins{newWorld(t), newWorld(t)}
+	tw.each(prepare...)
+	return tw
+}
+
+func (tw twins) each(do ...func(*world)) {
+	for _, f := range do {
+		f(tw.world)
+		f(tw.other)
+	}
+}
+
+func (tw twins) do(method, target string, body string) answer {
+	tw.t.Helper()
+	return tw.ask(request{method: method, target: target, body: []byte(body)})
+}
+
+func (tw twins) ask(r request) answer {
+	tw.t.Helper()
+	a, b := tw.wrapped(r), tw.other.forwarded(r)
+	if as, bs := fmt.Sprint(a), fmt.Sprint(b); as != bs {
+		tw.t.Errorf("%s %.200s\nwrapped   %.2000s\nforwarded %.2000s", r.method, r.target, as, bs)
+	}
+	return a
+}
+
+// queued gives the messages on reconcile.
+func (w *world) queued() []reconcile.Message {
+	w.t.Helper()
+	out := []reconcile.Message{}
+	for _, q := range w.store.Queue().Peek(ledger.QueueReconcile) {
+		m, err := reconcile.DecodeMessage(q.Text)
+		if err != nil {
+			w.t.Fatalf("what was put on the queue can't be read: %v", err)
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// letters gives the inbox with its bytes, oldest first.
+func (w *world) letters() []ledger.Letter {
+	w.t.Helper()
+	var out []ledger.Letter
+	err := w.app.Inbox.List(context.Background(), 1000, false, func(l ledger.Letter) bool {
+		out = append(out, l)
+		return true
+	})
+	for i := range out {
+		if err == nil {
+			out[i], err = w.app.Inbox.Get(context.Background(), out[i].ID)
+		}
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+// writes counts what changed storage since it was called.
+func (w *world) writes() func() int {
+	before := w.store.Actions()
+	return func() int { return w.store.Actions() - before }
+}
+
+// storageFails makes every action whose operation and name contain the texts fail.
+func (w *world) storageFails(op, name string) {
+	w.store.Hook = func(a memstore.Action) error {
+		if !a.After && strings.Contains(a.Op, op) && strings.Contains(a.Name, name) {
+			return fault.New(fault.Transient, a.Op, a.Name, "storage is away")
+		}
+		return nil
+	}
+}
+
+// storageWorks undoes storageFails.
+func (w *world) storageWorks() { w.store.Hook = nil }
+
+// row reads a VM's row.
+func (w *world) row(vm string) ledger.Row {
+	w.t.Helper()
+	e, err := w.store.Tables().Get(context.Background(), ledger.TableVMs, lowSub, cvm.RowKey(vm))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r, err := ledger.DecodeRow(e)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// known writes a VM's row as the loop would after a look, changed by change.
+func (w *world) known(vm string, change ...func(*ledger.Row)) {
+	w.t.Helper()
+	r := ledger.Row{PK: lowSub, RK: cvm.RowKey(vm), ID: vm, UniqueID: "00000000-0000-0000-0000-000000000b0b", Verdict: policy.Compliant,
+		LastSeen: w.clock.Now(), Key: keyURL}
+	for _, f := range change {
+		f(&r)
+	}
+	e, err := r.Entity()
+	if err == nil {
+		_, err = w.store.Tables().Insert(context.Background(), ledger.TableVMs, e)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// lockedBuffer is a log that many write.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+type lockedReader struct {
+	mu sync.Mutex
+	r  io.Reader
+}
+
+func (l *lockedReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.r.Read(p)
+}
