@@ -147,7 +147,9 @@ func (a *smallAzure) VM(_ context.Context, id cvm.VMID) (cvm.VM, error) {
 	return cvm.VM{ID: id, Name: name, Location: "westeurope", UniqueID: "00000000-0000-0000-0000-000000000b0b", ETag: "1", Size: "Standard_DC4as_v5",
 		ProvisioningState: "Succeeded", SecurityType: "ConfidentialVM", SecureBoot: cvm.True, VTPM: cvm.True, Generation: "V2", OS: "Linux", Power: "running",
 		InstanceView: true, AgentReady: cvm.True, AgentVersion: "2.11",
-		OSDisk: cvm.OSDiskRef{ID: inGroup + "Microsoft.Compute/disks/" + cvm.DiskID(name), Name: name, SecurityEncryptionType: "DiskWithVMGuestState", SecureDES: desID}}, a.fail["VM"]
+		OSDisk: cvm.OSDiskRef{ID: inGroup + "Microsoft.Compute/disks/" + cvm.DiskID(name), Name: name, SecurityEncryptionType: "DiskWithVMGuestState", SecureDES: desID},
+		Extensions: []cvm.Extension{{Name: "GuestAttestation", Publisher: "Microsoft.Azure.Security.LinuxAttestation", Type: "GuestAttestation", Version: "1.0",
+			ProvisioningState: "Succeeded", HandlerStatus: "Ready"}}}, a.fail["VM"]
 }
 
 const desID = cvm.DESID(inGroup + "Microsoft.Compute/diskEncryptionSets/des1")
@@ -505,4 +507,19 @@ func (l *lockedReader) Read(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.r.Read(p)
+}
+
+// spoil makes a VM's row unreadable.
+func (w *world) spoil(vm string) {
+	w.store.Tables().Corrupt(ledger.TableVMs, lowSub, cvm.RowKey(vm), func(cols map[string]string) { cols["headSeq"] = "many" })
+}
+
+// hookedOrder notes the operations that change storage, in their order.
+func hookedOrder(w *world, order *[]string) {
+	w.store.Hook = func(a memstore.Action) error {
+		if a.After {
+			*order = append(*order, a.Op)
+		}
+		return nil
+	}
 }

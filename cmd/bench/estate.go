@@ -68,6 +68,8 @@ func addPath(s *azuresim.Sim, name string) (path, error) {
 
 // addVM makes a confidential VM on a key path, without data disks: what one event
 // costs at least.
+// addVM makes a confidential VM on a key path, without data disks: Azure is read for
+// it no more than for any other. It lacks nothing but evidence.
 func addVM(s *azuresim.Sim, name string, p path) (id string, err error) {
 	return s.AddVM(azuresim.VMSpec{Name: "vm-" + name, DES: p.des, Extensions: []string{"GuestAttestation"}})
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Container names of the storage account (design §3).
+// Container names of the storage account.
 const (
 	ContainerRecords     = "records"
 	ContainerEvidence    = "evidence"

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,11 +65,11 @@ type World struct {
 	env     []string
 	topic   azuresim.Topic
 
-	mu       sync.Mutex // guards what follows
-	host     *devhost.Host
-	machines map[string]*hardware.Machine // by ARM id
-	hosts    sync.WaitGroup
-	stop     context.CancelFunc
+	mu     sync.Mutex // guards what follows
+	host   *devhost.Host
+	guests map[string]*hardware.Guest // by folded ARM id
+	hosts  sync.WaitGroup
+	stop   context.CancelFunc
 }
 
 // Start makes a world: storage, Azure and its guests. The host is started by
@@ -80,7 +81,7 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 	if o.Dist, err = filepath.Abs(o.Dist); err != nil {
 		return nil, err
 	}
-	w = &World{opts: o, machines: map[string]*hardware.Machine{}}
+	w = &World{opts: o, guests: map[string]*hardware.Guest{}}
 	defer func() {
 		if err != nil {
 			w.Close()
@@ -147,9 +148,14 @@ func (w *World) equip() (err error) {
 func (w *World) rootsDir() string { return filepath.Join(w.dir, "roots") }
 func (w *World) caFile() string   { return filepath.Join(w.dir, "ca.pem") }
 
-// newGuest puts a machine under a VM. One without a vTPM has a guest that can't
-// attest: nobody asks it.
+// newGuest puts a guest on a machine of its own into a VM, once.
 func (w *World) newGuest(vm azuresim.VMInfo) azuresim.Guest {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := strings.ToLower(vm.ID)
+	if g := w.guests[key]; g != nil {
+		return g
+	}
 	kind := hardware.TrustedLaunch
 	switch vm.TEE {
 	case "SNP":
@@ -163,10 +169,22 @@ func (w *World) newGuest(vm azuresim.VMInfo) azuresim.Guest {
 		w.opts.Log.Error("a simulated machine could not be made", "vm", vm.ID, "error", err)
 		return nil
 	}
-	w.mu.Lock()
-	w.machines[vm.ID] = m
-	w.mu.Unlock()
-	return &hardware.Guest{Machine: m, Client: http.DefaultClient}
+	g := &hardware.Guest{Machine: m, Client: http.DefaultClient}
+	w.guests[key] = g
+	return g
+}
+
+// Guest is the simulated guest in a VM, with its machine; nil for a VM that isn't
+// there.
+func (w *World) Guest(vmID string) *hardware.Guest {
+	for _, vm := range w.Sim.VMs() {
+		if strings.EqualFold(vm.ID, vmID) && w.newGuest(vm) != nil {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.guests[strings.ToLower(vm.ID)]
+		}
+	}
+	return nil
 }
 
 // settings makes the handler's environment and the world's own client of storage.
@@ -264,14 +282,6 @@ func (w *World) Host() *devhost.Host {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.host
-}
-
-// Machine is the simulated machine under a VM, nil before its guest was first
-// needed.
-func (w *World) Machine(vmID string) *hardware.Machine {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.machines[vmID]
 }
 
 // API is the base URL of the app's HTTP functions.
