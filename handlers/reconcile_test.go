@@ -223,3 +223,5 @@ func TestPoison(t *testing.T) {
 		}
 	}
 }
+
+var errDenied = &fault.Error{Kind: fault.Denied, Op: "reading", Object: "it", Action: "Microsoft.Compute/disks/read", Err: fmt.Errorf("403")}

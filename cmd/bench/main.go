@@ -73,7 +73,7 @@ type sizes struct {
 
 var (
 	fullSizes  = sizes{starts: 30, acks: 500, links: 10, fast: 100, slow: 50, load: 200}
-	quickSizes = sizes{starts: 12, acks: 120, links: 4, fast: 30, slow: 10, load: 60}
+	quickSizes = sizes{starts: 10, acks: 100, links: 4, fast: 20, slow: 5, load: 60}
 )
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -141,8 +141,10 @@ type bench struct {
 	dir     string // for the no-op handler and its function app
 	binary  string // dist's cvmguard, absolute
 	noop    string // the no-op handler's binary, in a function app of its own
-	mix     mix    // storage calls that one event costs, counted in this run
-	figures []Figure
+	// Storage calls that one event costs, counted in this run: of a VM that is seen
+	// for the first time, and of one that is unchanged.
+	mix, unchanged mix
+	figures        []Figure
 }
 
 func newBench(ctx context.Context, o options, stderr io.Writer) (b *bench, err error) {

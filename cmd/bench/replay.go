@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/local"
 	"cvmguard/internal/reconcile"
@@ -31,6 +32,7 @@ type replay struct {
 	row    ledger.Entity
 	record []byte
 	n      atomic.Int64
+	rows   chan ledger.Entity // that were inserted, for mixes that insert none
 }
 
 // newReplay takes a judged VM's row and record for a pattern.
@@ -39,7 +41,7 @@ func newReplay(ctx context.Context, w *local.World, vm string) (*replay, error) 
 	if err != nil {
 		return nil, err
 	}
-	r := &replay{w: w}
+	r := &replay{w: w, rows: make(chan ledger.Entity, 1<<16)}
 	if r.arm, err = newARM(ctx, w.Sim); err != nil {
 		return nil, err
 	}
@@ -61,6 +63,10 @@ func newReplay(ctx context.Context, w *local.World, vm string) (*replay, error) 
 func (r *replay) once(ctx context.Context, m mix) error {
 	n := r.n.Add(1)
 	row := ledger.Entity{PK: r.row.PK, RK: cvm.RowKey(fmt.Sprintf("%s %d", r.row.RK, n)), Cols: maps.Clone(r.row.Cols)}
+	if m[opRowInsert] < 0.5 {
+		row = <-r.rows
+	}
+	defer func() { r.rows <- row }()
 	blob := fmt.Sprintf("%s/%d.json", row.RK, n)
 	tables, blobs, queues := r.w.Storage.Tables(), r.w.Storage.Blobs(), r.w.Storage.QueueRaw()
 	take := func() error {
@@ -92,7 +98,7 @@ func (r *replay) once(ctx context.Context, m mix) error {
 	do(opRowGet, func() error { _, err := tables.Get(ctx, place, row.PK, row.RK); return err })
 	do(opRowReplace, func() (err error) { row.ETag, err = tables.Replace(ctx, place, row); return err })
 	do(opBlobCreate, func() error { return blobs.Create(ctx, place, blob, r.record) })
-	do(opBlobRead, func() error { _, err := blobs.Read(ctx, place, blob, 1<<20); return err })
+	do(opBlobRead, func() error { _, err := blobs.Read(ctx, place, blob, 1<<20); return absent(err) })
 	do(opBlobExists, func() error { _, err := blobs.Exists(ctx, place, blob); return err })
 	for op, n := range m {
 		if !slices.Contains([]string{opEnqueue, opRowInsert, opRowGet, opRowReplace, opBlobCreate, opBlobRead, opBlobExists}, op) && n >= 0.5 {
@@ -100,6 +106,14 @@ func (r *replay) once(ctx context.Context, m mix) error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// absent lets a read pass that finds nothing, as the handler's do.
+func absent(err error) error {
+	if fault.Is(err, fault.NotFound) {
+		return nil
+	}
+	return err
 }
 
 // many makes the calls of n events by as many workers as the host has calls under

@@ -26,8 +26,8 @@ type Queue struct{ c *Client }
 func (c *Client) Queue() *Queue { return &Queue{c} }
 
 // Enqueue puts a message on a queue, base64 on the wire as the Functions host
-// reads it. It never expires and is hidden for delay, rounded up to whole seconds
-// and at most 7 days. A queue that isn't there is made.
+// reads it. It never expires and is hidden for delay, rounded up to whole seconds; a
+// delay of more than 7 days is fault.Invalid. A queue that isn't there is made.
 func (q *Queue) Enqueue(ctx context.Context, queue string, text []byte, delay time.Duration) error {
 	return q.c.QueueRaw().EnqueueRaw(ctx, queue, base64.StdEncoding.EncodeToString(text), delay, -1)
 }
@@ -65,9 +65,12 @@ func (q *QueueRaw) EnqueueRaw(ctx context.Context, queue, rawText string, delay,
 	if err != nil {
 		return err
 	}
+	if delay > longestHiding {
+		return fault.New(fault.Invalid, k.op, k.object, "a delay of %s is longer than the service hides a message: 7 days", delay)
+	}
 	opts := &azqueue.EnqueueMessageOptions{}
 	if delay > 0 {
-		opts.VisibilityTimeout = to.Ptr(seconds(min(delay, longestHiding)))
+		opts.VisibilityTimeout = to.Ptr(seconds(delay))
 	}
 	switch {
 	case ttl < 0:

@@ -84,8 +84,8 @@ func (t *Tables) Insert(ctx context.Context, table string, e ledger.Entity) (str
 // has, or is gone.
 func (t *Tables) Replace(ctx context.Context, table string, e ledger.Entity) (string, error) {
 	k := call{"replacing row", table + "/" + e.PK + "/" + e.RK, actionRowUpdate}
-	if e.ETag == "" {
-		return "", fault.New(fault.Bug, k.op, k.object, "the row has no ETag: read it first")
+	if e.ETag == "" || e.ETag == "*" {
+		return "", fault.New(fault.Bug, k.op, k.object, "the row has no ETag of its own: read it first")
 	}
 	body, err := encodeRow(k, e)
 	if err != nil {
