@@ -68,7 +68,7 @@ func Rerun(source Source) customhandler.HTTPFunc {
 		if err != nil {
 			return failed(err)
 		}
-		return answer(http.StatusAccepted, map[string]any{"enqueued": n, "dryrun": dry, "look": c.Base + "/api/vms"})
+		return look(c, "/api/vms", map[string]any{"enqueued": n, "dryrun": dry})
 	}
 }
 
@@ -81,9 +81,14 @@ func (a *App) rerunVM(ctx context.Context, c customhandler.HTTPCall, id string, 
 	if err := a.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
 		return failed(err)
 	}
-	look := "/api/vms/" + o.Chain()
-	out := answer(http.StatusAccepted, map[string]any{"enqueued": 1, "dryrun": dry, "vm": o.ID, "key": o.Chain(), "look": c.Base + look})
-	out.Header["Location"] = look
+	return look(c, "/api/vms/"+o.Chain(), map[string]any{"enqueued": 1, "dryrun": dry, "vm": o.ID, "key": o.Chain()})
+}
+
+// look is the 202 that says where to look.
+func look(c customhandler.HTTPCall, path string, said map[string]any) customhandler.HTTPAnswer {
+	said["look"] = c.Base + path
+	out := answer(http.StatusAccepted, said)
+	out.Header["Location"] = path
 	return out
 }
 

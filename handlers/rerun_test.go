@@ -108,6 +108,7 @@ func TestRerunRefuses(t *testing.T) {
 }
 
 func TestRerunBodyThatWasLost(t *testing.T) {
+	t.Parallel()
 	for _, target := range []string{"/api/rerun", "/api/evidence"} {
 		tw := newTwins(t)
 		a := tw.ask(request{method: "POST", target: target, lost: true})

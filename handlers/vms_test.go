@@ -84,7 +84,7 @@ func TestListVMs(t *testing.T) {
 }
 
 func TestListVMsByPages(t *testing.T) {
-	const n = 2005
+	const n = 1005
 	w := newWorld(t)
 	for i := range n {
 		w.known(vmNamed(fmt.Sprintf("vm%04d", i)), func(r *ledger.Row) {
@@ -93,7 +93,7 @@ func TestListVMsByPages(t *testing.T) {
 			}
 		})
 	}
-	for query, want := range map[string]struct{ all, pages int }{"": {n, 3}, "verdict=unknown": {n / 2, 2}, "verdict=unknown,compliant": {n, 3}} {
+	for query, want := range map[string]struct{ all, pages int }{"": {n, 2}, "verdict=unknown": {n / 2, 1}, "verdict=unknown,compliant": {n, 2}} {
 		seen, pages, after := map[string]bool{}, 0, ""
 		for pages == 0 || after != "" {
 			q := query
@@ -153,7 +153,7 @@ func TestOneVM(t *testing.T) {
 	if a := tw.do("GET", "/api/vms/"+key+"/nothing", ""); a.Status != 404 || a.problem(t).Field != "view" {
 		t.Errorf("%+v", a)
 	}
-	if a := tw.do("GET", "/api/vms/"+key+"/records/1", ""); a.Status != 404 {
+	if a := tw.forwarded(request{method: "GET", target: "/api/vms/" + key + "/records/1"}); a.Status != 404 {
 		t.Errorf("%+v", a)
 	}
 	tw.each(func(w *world) { w.spoil(vm) })
@@ -241,7 +241,7 @@ func TestRecordsByPages(t *testing.T) {
 	vm := vmNamed("vm1")
 	w := newWorld(t)
 	hash := ""
-	const n = 1001
+	const n = 501
 	for i := range n {
 		r := ledger.Record{Object: vm, Chain: chainOf(vm), Seq: i + 1, At: w.clock.Now(), Type: ledger.TypeState, Version: "test", Policy: "p", Mode: "observe"}
 		var err error
@@ -263,7 +263,7 @@ func TestRecordsByPages(t *testing.T) {
 			}
 		}
 		if next = l.Next; next == 0 {
-			if page != 2 {
+			if page != 1 {
 				t.Errorf("%d pages", page+1)
 			}
 			break

@@ -523,3 +523,16 @@ func hookedOrder(w *world, order *[]string) {
 		return nil
 	}
 }
+
+// failFrom makes every action from the nth on fail.
+func failFrom(seen *int, nth int) func(memstore.Action) error {
+	return func(a memstore.Action) error {
+		if a.After {
+			return nil
+		}
+		if *seen++; *seen >= nth {
+			return fault.New(fault.Transient, a.Op, a.Name, "storage is away")
+		}
+		return nil
+	}
+}

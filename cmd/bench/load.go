@@ -16,9 +16,12 @@ import (
 
 const mega = 1e6
 
-// parallel is how many calls of the reconcile function the host has under way at
-// most: host.json's batchSize and newBatchThreshold.
-const parallel = 8 + 4
+// What host.json says: the host takes messages in batches, and has a batch and a
+// threshold of calls of the reconcile function under way at most.
+const (
+	batch    = 8
+	parallel = batch + 4
+)
 
 // verdictAndLoad times verdicts with the links in the cache, then lets many VMs
 // be created at once, and reads the handler's memory on the way.
@@ -129,7 +132,7 @@ func (b *bench) load(ctx context.Context, w *local.World, pid int) (memory, erro
 				noting("eight events at a time, while the loop works on those before"))
 		}
 		b.figures = append(b.figures, figure("throughput, VMs "+pass.what, "VMs/s", n/f.took.Seconds()).
-			beside(n/pass.floor.Seconds(), fmt.Sprintf("more is better: the storage calls of as many events alone, bare, %d events at a time; the host takes messages eight at a time, the floor one by one", parallel)).of(len(ids)).
+			beside(n/pass.floor.Seconds(), fmt.Sprintf("more is better: the storage calls of as many events alone, bare, %d events at a time", parallel)).of(len(ids)).
 			noting("per VM the handler's own processor time is %s, Azurite's %s; the simulated Azure, the host's stand-in and the bench share the cores",
 				amount(f.own.Seconds()*1000/n, "ms"), amount(f.azurite.Seconds()*1000/n, "ms")))
 	}

@@ -59,8 +59,27 @@ func newReplay(ctx context.Context, w *local.World, vm string) (*replay, error) 
 	return r, nil
 }
 
-// once makes the calls of one event, and the host's on its message.
+// once makes the calls of one event, the host's on its message too.
 func (r *replay) once(ctx context.Context, m mix) error {
+	if err := r.calls(ctx, m); err != nil {
+		return err
+	}
+	_, err := r.take(ctx, 1)
+	return err
+}
+
+// take takes messages off the queue and deletes them, as the host does.
+func (r *replay) take(ctx context.Context, most int) (n int, err error) {
+	queues := r.w.Storage.QueueRaw()
+	got, err := queues.Dequeue(ctx, place, most, time.Minute)
+	for _, m := range got {
+		err = errors.Join(err, queues.Delete(ctx, place, m.ID, m.PopReceipt))
+	}
+	return len(got), err
+}
+
+// calls makes the handler's calls of one event.
+func (r *replay) calls(ctx context.Context, m mix) error {
 	n := r.n.Add(1)
 	row := ledger.Entity{PK: r.row.PK, RK: cvm.RowKey(fmt.Sprintf("%s %d", r.row.RK, n)), Cols: maps.Clone(r.row.Cols)}
 	if m[opRowInsert] < 0.5 {
@@ -68,14 +87,7 @@ func (r *replay) once(ctx context.Context, m mix) error {
 	}
 	defer func() { r.rows <- row }()
 	blob := fmt.Sprintf("%s/%d.json", row.RK, n)
-	tables, blobs, queues := r.w.Storage.Tables(), r.w.Storage.Blobs(), r.w.Storage.QueueRaw()
-	take := func() error {
-		got, err := queues.Dequeue(ctx, place, 1, time.Minute)
-		for _, m := range got {
-			err = errors.Join(err, queues.Delete(ctx, place, m.ID, m.PopReceipt))
-		}
-		return err
-	}
+	tables, blobs := r.w.Storage.Tables(), r.w.Storage.Blobs()
 	insert := func() (err error) { row.ETag, err = tables.Insert(ctx, place, row); return err }
 	var faults []error
 	do := func(op string, call func() error) {
@@ -88,9 +100,6 @@ func (r *replay) once(ctx context.Context, m mix) error {
 	var delay time.Duration
 	do(opEnqueue, func() error {
 		err := r.w.Storage.Queue().Enqueue(ctx, place, []byte(`{"vm":"`+r.row.RK+`"}`), delay)
-		if delay == 0 {
-			err = errors.Join(err, take())
-		}
 		delay = 10 * time.Minute
 		return err
 	})
@@ -116,21 +125,30 @@ func absent(err error) error {
 	return err
 }
 
-// many makes the calls of n events by as many workers as the host has calls under
-// way, and gives the time of all.
+// many makes the calls of n events, so many at a time, while their messages are
+// taken as the host takes them, and gives the time of all.
 func (r *replay) many(ctx context.Context, m mix, n, workers int) (time.Duration, error) {
 	began := time.Now()
 	var left atomic.Int64
 	left.Store(int64(n))
-	faults := make([]error, workers)
+	faults := make([]error, workers+1)
 	var all sync.WaitGroup
 	for i := range workers {
 		all.Go(func() {
 			for left.Add(-1) >= 0 && faults[i] == nil {
-				faults[i] = r.once(ctx, m)
+				faults[i] = r.calls(ctx, m)
 			}
 		})
 	}
+	all.Go(func() {
+		for taken := 0; taken < n && faults[workers] == nil; {
+			got, err := r.take(ctx, batch)
+			if got == 0 && err == nil {
+				err = pause(ctx, 5*time.Millisecond)
+			}
+			taken, faults[workers] = taken+got, err
+		}
+	})
 	all.Wait()
 	return time.Since(began), errors.Join(faults...)
 }

@@ -107,7 +107,7 @@ func (t *Tables) Replace(ctx context.Context, table string, e ledger.Entity) (st
 // is gone.
 func (t *Tables) Delete(ctx context.Context, table, pk, rk, etag string) error {
 	k := call{"deleting row", table + "/" + pk + "/" + rk, actionRowDelete}
-	if etag == "" {
+	if etag == "" || etag == "*" {
 		return fault.New(fault.Bug, k.op, k.object, "no ETag was given: read the row first")
 	}
 	cl, err := t.table(k, table)
