@@ -12,6 +12,7 @@ ONCE     ?=
 FORMAT   ?= table
 MODE     ?= enforce
 SCENE    ?= main
+POLICY   ?=
 FUZZTIME ?= 30s
 
 help: ## list the targets
@@ -21,15 +22,16 @@ node_modules: package-lock.json
 	@npm ci --no-audit --no-fund --loglevel=error >&2 && touch node_modules
 
 dist: ## stage what is deployed: the binary, host.json, the functions and the guest's tool
-	@rm -rf dist && mkdir -p dist/guest
-	@CGO_ENABLED=0 $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o dist/cvmguard ./cmd/cvmguard >&2
-	@CGO_ENABLED=0 $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o dist/guest/cvmguard-guest ./cmd/cvmguard-guest >&2
-	@cp -R functions/. dist/ && cp host.json local.settings.sample.json dist/
-	@find dist -type f -exec chmod a-x {} + && chmod a+x dist/cvmguard
+	@rm -rf .dist && mkdir -p .dist/guest
+	@CGO_ENABLED=0 $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o .dist/cvmguard ./cmd/cvmguard >&2
+	@CGO_ENABLED=0 $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o .dist/guest/cvmguard-guest ./cmd/cvmguard-guest >&2
+	@cp -R functions/. .dist/ && cp host.json local.settings.sample.json .dist/
+	@find .dist -type f -exec chmod a-x {} + && chmod a+x .dist/cvmguard
+	@rm -rf dist && mv .dist dist
 
-run: dist node_modules ## the local world: confidential VMs are created, guarded and recorded (ONCE=1 FORMAT=json MODE=observe SCENE=…)
+run: dist node_modules ## the local world: confidential VMs are created, guarded and recorded (ONCE=1 FORMAT=json MODE=observe SCENE=full POLICY=…)
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cvmguard-dev ./cmd/cvmguard >&2
-	@bin/cvmguard-dev dev --dist dist --infra infra --azurite node_modules/azurite/dist/src/azurite.js --scene $(SCENE) --mode $(MODE) --format $(FORMAT) $(if $(ONCE),--once)
+	@bin/cvmguard-dev dev --dist dist --infra infra --azurite node_modules/azurite/dist/src/azurite.js --scene $(SCENE) --mode $(MODE) --format $(FORMAT) $(if $(POLICY),--policy $(POLICY)) $(if $(ONCE),--once)
 
 test: dist node_modules ## all tests, with the race detector
 	$(GO) test -race -timeout 20m ./...
@@ -54,4 +56,4 @@ func: dist ## run dist/ under the real Functions host (needs func and a storage 
 	cd dist && func start
 
 clean: ## remove what was built
-	rm -rf dist bin node_modules
+	rm -rf dist .dist bin node_modules

@@ -13,6 +13,7 @@ import (
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/policy"
+	"cvmguard/internal/remedy"
 )
 
 type vmList struct {
@@ -136,6 +137,26 @@ func TestOneVM(t *testing.T) {
 	a.into(t, &v)
 	if a.Status != 200 || v.Key != key || v.ID != vm || v.Name != "vm1" || v.Verdict != "compliant" || v.LastError != "503" || v.LastSeen == nil || v.NextLook != nil {
 		t.Errorf("%+v", a)
+	}
+	busy := vmNamed("busy")
+	tw.each(func(w *world) {
+		w.known(busy, func(r *ledger.Row) {
+			r.Step = &ledger.OpenStep{Step: remedy.Step{Kind: remedy.Tag, State: remedy.Running}, Intent: 1, Record: "r"}
+			r.HeadSeq, r.HeadHash = 1, strings.Repeat("ab", 32)
+			r.NextLook = w.clock.Now().Add(time.Minute)
+			r.Attestation = &cvm.Attestation{MAA: cvm.Outcome{State: cvm.Pass}, Evidence: cvm.Outcome{State: cvm.Fail, Reason: "quote.nonce"},
+				NonceIssued: w.clock.Now(), JudgedAt: w.clock.Now(), Bundle: strings.Repeat("cd", 32)}
+		})
+	})
+	var b struct {
+		Running     string
+		NextLook    *time.Time
+		Head        struct{ Seq int }
+		Attestation *struct{ Evidence cvm.Outcome }
+	}
+	tw.do("GET", "/api/vms/"+chainOf(busy), "").into(t, &b)
+	if b.Running != string(remedy.Tag) || b.NextLook == nil || b.Head.Seq != 1 || b.Attestation == nil || b.Attestation.Evidence.Reason != "quote.nonce" {
+		t.Errorf("a VM with a step under way: %+v", b)
 	}
 	if a := tw.do("GET", "/api/vms/"+key+"?x=1", ""); a.Status != 400 || a.problem(t).Field != "x" {
 		t.Errorf("%+v", a)

@@ -89,16 +89,8 @@ func untilAnswer(port int, began time.Time) (time.Duration, error) {
 		conn, err := net.DialTimeout("tcp4", addr, time.Second)
 		switch {
 		case err == nil:
-			defer conn.Close()
-			if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"); err != nil {
-				return 0, err
-			}
-			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				return 0, err
-			}
-			took := time.Since(began)
-			return took, resp.Body.Close()
+			took, err := askOnce(conn, began)
+			return took, errors.Join(err, conn.Close())
 		case !errors.Is(err, syscall.ECONNREFUSED):
 			return 0, err
 		case time.Since(began) > startLimit:
@@ -106,6 +98,18 @@ func untilAnswer(port int, began time.Time) (time.Duration, error) {
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
+}
+
+func askOnce(conn net.Conn, began time.Time) (time.Duration, error) {
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	return took, resp.Body.Close()
 }
 
 func freePort() (int, error) {

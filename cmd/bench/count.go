@@ -131,7 +131,9 @@ func (c *counted) take() map[string]int {
 
 func (c *counted) close() {
 	for _, s := range c.servers {
-		s.Close()
+		if err := s.Close(); err != nil {
+			slog.Warn("closing the counting proxy", "error", err)
+		}
 	}
 	c.azurite.Close()
 }

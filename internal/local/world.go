@@ -78,8 +78,14 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	// The handler's working folder is dist/, not this process's.
 	if o.Dist, err = filepath.Abs(o.Dist); err != nil {
 		return nil, err
+	}
+	if o.Policy != "" {
+		if o.Policy, err = filepath.Abs(o.Policy); err != nil {
+			return nil, err
+		}
 	}
 	w = &World{opts: o, guests: map[string]*hardware.Guest{}}
 	defer func() {
@@ -282,6 +288,19 @@ func (w *World) Host() *devhost.Host {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.host
+}
+
+// Env is what a command of cvmguard needs to work in this world: the simulated
+// Azure, an identity in it, and storage.
+func (w *World) Env() []string {
+	out := []string{}
+	for _, e := range w.env {
+		name, _, _ := strings.Cut(e, "=")
+		if strings.HasPrefix(name, "CVMGUARD_DEV_") || strings.HasPrefix(name, "IDENTITY_") || name == "AzureWebJobsStorage" || name == "CVMGUARD_POLICY" {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // API is the base URL of the app's HTTP functions.

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"sync/atomic"
@@ -53,17 +54,26 @@ func DefaultSettings() Settings {
 		MaxPoll: 30 * time.Second, StepLife: 4 * time.Hour, SharedAge: 24 * time.Hour}
 }
 
-// Check lists what is wrong with the settings.
+// Check says all that is wrong with the settings.
 func (s Settings) Check() error {
-	switch {
-	case s.Turn <= 0 || s.Lease <= s.Turn:
-		return fault.New(fault.Invalid, "checking the loop's times", "lease", "the lease (%s) must be longer than a turn (%s)", s.Lease, s.Turn)
-	case s.NonceLife <= s.Lease:
-		return fault.New(fault.Invalid, "checking the loop's times", "nonce life", "a nonce's life (%s) must be longer than the lease (%s)", s.NonceLife, s.Lease)
-	case s.Margin <= 0 || s.SlowPace <= 0 || s.TransitionWait <= 0 || s.MaxPoll <= 0 || s.StepLife <= 0 || s.SharedAge <= 0:
-		return fault.New(fault.Invalid, "checking the loop's times", "", "every time must be above zero: %+v", s)
+	const op = "checking the loop's times"
+	var wrong []error
+	for _, t := range []struct {
+		name string
+		d    time.Duration
+	}{{"lease", s.Lease}, {"turn", s.Turn}, {"margin", s.Margin}, {"slow pace", s.SlowPace}, {"nonce life", s.NonceLife},
+		{"transition wait", s.TransitionWait}, {"longest poll", s.MaxPoll}, {"step life", s.StepLife}, {"age of shared objects", s.SharedAge}} {
+		if t.d <= 0 {
+			wrong = append(wrong, fault.New(fault.Invalid, op, t.name, "%s: give a time above zero", t.d))
+		}
 	}
-	return nil
+	if s.Lease <= s.Turn {
+		wrong = append(wrong, fault.New(fault.Invalid, op, "lease", "the lease (%s) must be longer than a turn (%s)", s.Lease, s.Turn))
+	}
+	if s.NonceLife <= s.Lease {
+		wrong = append(wrong, fault.New(fault.Invalid, op, "nonce life", "a nonce's life (%s) must be longer than the lease (%s)", s.NonceLife, s.Lease))
+	}
+	return errors.Join(wrong...)
 }
 
 // Loop takes turns. All fields are required but Log and Judge.

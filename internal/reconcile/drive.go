@@ -20,40 +20,42 @@ const tokenLook = "look"
 
 // drive is rule 5: with a step open a turn only drives it. It answers true when
 // the step has ended and its outcome is recorded.
-func (l *Loop) drive(ctx context.Context, h *held, m Message) (ended bool, err error) {
+func (l *Loop) drive(ctx context.Context, h *held) (ended bool, err error) {
 	st := h.row.Step
 	if st.Token == "" {
 		return l.send(ctx, h)
 	}
 	now := l.Now()
-	if now.Before(h.row.NextLook) && !m.Due.Equal(h.row.NextLook) {
-		return false, nil // the cause is merged; the look-again drives
-	}
-	if now.Sub(st.Started) > l.stepLife(st.Step) {
-		return true, l.end(ctx, h, outcomeOf(remedy.Failed, fault.New(fault.Transient, "waiting for "+string(st.Step.Kind), st.Step.Target,
-			"it has not ended within %s; look at the resource's activity log", l.stepLife(st.Step))), false)
+	if now.Before(h.row.NextLook) {
+		return false, nil // the cause is merged; the look-again drives, which is never too early: see claim
 	}
 	token := st.Token
 	if token == tokenLook {
 		token = ""
 	}
 	p, err := l.Applier.Poll(ctx, st.Step, token, h.secrets())
-	if err != nil {
-		if fault.Is(err, fault.NotFound) && token != "" {
-			p = remedy.Progress{State: remedy.Underway} // the operation is forgotten: look at the resource
-		} else if retryable(err) {
-			h.log.Warn("polling a step failed; it is polled again", slog.String(logStep, string(st.Step.Kind)), slog.String(logError, err.Error()))
-			return false, l.lookAgain(ctx, h, l.wait(fault.RetryAfter(err)), func(r *ledger.Row) {})
-		} else {
-			p = remedy.Progress{State: remedy.Ended, Err: err}
-		}
+	if ctx.Err() != nil {
+		return false, fmt.Errorf("polling %s: %w", ledger.SendKey(st.Step), ctx.Err())
 	}
-	switch p.State {
-	case remedy.NotThere:
-		return l.transmit(ctx, h)
+	over := now.Sub(st.Started) > l.stepLife(st.Step) // it may have ended all the same while nobody looked
+	switch {
+	case err == nil:
+	case fault.Is(err, fault.NotFound) && token != "":
+		p = remedy.Progress{State: remedy.Underway} // the operation is forgotten: look at the resource
+	case retryable(err) && !over:
+		h.log.Warn("polling a step failed; it is polled again", slog.String(logStep, string(st.Step.Kind)), slog.String(logError, err.Error()))
+		return false, l.lookAgain(ctx, h, l.backOff(h, err), func(*ledger.Row) {})
 	default:
-		return l.proceed(ctx, h, p, false)
+		p = remedy.Progress{State: remedy.Ended, Err: err}
 	}
+	switch {
+	case over && (p.State == remedy.Underway || p.State == remedy.NotThere):
+		return true, l.end(ctx, h, outcomeOf(remedy.Failed, fault.New(fault.Transient, "waiting for "+string(st.Step.Kind), st.Step.Target,
+			"it has not ended within %s; look at the resource's activity log", l.stepLife(st.Step))), false)
+	case p.State == remedy.NotThere:
+		return l.transmit(ctx, h)
+	}
+	return l.proceed(ctx, h, p, token == "")
 }
 
 // send drives a step without a token: it may have been sent (rule 4).
@@ -61,7 +63,7 @@ func (l *Loop) send(ctx context.Context, h *held) (ended bool, err error) {
 	st := h.row.Step
 	p, err := l.Applier.Look(ctx, st.Step, h.secrets())
 	if err != nil {
-		return l.refusedBy(ctx, h, err)
+		return l.refusedBy(ctx, h, err, false)
 	}
 	if p.State == remedy.NotThere {
 		return l.transmit(ctx, h)
@@ -76,13 +78,16 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 	key := ledger.SendKey(st.Step)
 	now := l.Now()
 	if sent := h.row.SentWithin(st.Step, now, guardWindow); sent >= l.Policy.Brakes.MaxSendsPerStepPerDay {
-		return true, l.end(ctx, h, outcomeOf(remedy.Failed, fault.New(fault.Blocked, "sending "+string(st.Step.Kind), st.Step.Target,
-			"it was sent %d times in 24 h without lasting effect; see who undoes it, then rerun", sent)), false)
+		out := outcomeOf(remedy.Failed, fault.New(fault.Blocked, "sending "+string(st.Step.Kind), st.Step.Target,
+			"it was sent %d times in 24 h without lasting effect; see who or what undoes it", sent))
+		times := h.row.Sends[key]
+		out.NotBefore = times[len(times)-l.Policy.Brakes.MaxSendsPerStepPerDay].Add(guardWindow)
+		return true, l.end(ctx, h, out, false)
 	}
 	sec, blob := h.secrets(), ""
 	if st.Step.Kind == remedy.CollectEvidence {
 		if sec, blob, err = l.prepareEvidence(ctx, h); err != nil {
-			return l.refusedBy(ctx, h, err)
+			return l.refusedBy(ctx, h, err, false)
 		}
 	}
 	err = h.save(ctx, func(r *ledger.Row) {
@@ -95,22 +100,44 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if !l.Now().Before(h.row.LeaseEnds) {
+		return false, errLost // this worker slept: another may be about to send the same
+	}
+	h.calling = true
 	p, err := l.Applier.Start(ctx, h.row.Step.Step, sec)
 	if err != nil {
-		return l.refusedBy(ctx, h, err)
+		return l.refusedBy(ctx, h, err, true)
 	}
+	h.calling = false
 	h.log.Info("a step was sent", slog.String(logStep, key), slog.String(logState, string(p.State)))
 	return l.proceed(ctx, h, p, false)
 }
 
 // refusedBy is what an error of a look or a call leads to: another look later for
-// what passes, the step's end for what doesn't.
-func (l *Loop) refusedBy(ctx context.Context, h *held, err error) (bool, error) {
-	if retryable(err) {
-		h.log.Warn("a step could not be sent; it is looked at again", slog.String(logStep, ledger.SendKey(h.row.Step.Step)), slog.String(logError, err.Error()))
-		return false, l.lookAgain(ctx, h, l.wait(fault.RetryAfter(err)), func(r *ledger.Row) { r.Step.Token = tokenLook })
+// what passes, the step's end for what doesn't. A call that the service turned
+// away at the door doesn't count for the loop guard. One whose answer was lost may
+// still land: it isn't looked for before it had as long as the lease gives it.
+func (l *Loop) refusedBy(ctx context.Context, h *held, err error, called bool) (bool, error) {
+	if !retryable(err) {
+		h.calling = false
+		return true, l.end(ctx, h, outcomeOf(remedy.Failed, err), false)
 	}
-	return true, l.end(ctx, h, outcomeOf(remedy.Failed, err), false)
+	step, wait := h.row.Step.Step, l.backOff(h, err)
+	turnedAway := called && (fault.Is(err, fault.Throttled) || fault.Is(err, fault.Conflict))
+	if called && !turnedAway {
+		wait = max(wait, l.Settings.Lease-l.Settings.Turn)
+	}
+	h.log.Warn("a step could not be sent; it is looked at again", slog.String(logStep, ledger.SendKey(step)), slog.String(logError, err.Error()))
+	err = l.lookAgain(ctx, h, wait, func(r *ledger.Row) {
+		r.Step.Token = tokenLook
+		if times := r.Sends[ledger.SendKey(step)]; turnedAway && len(times) > 0 {
+			r.Sends[ledger.SendKey(step)] = times[:len(times)-1]
+		}
+	})
+	if err == nil || turnedAway {
+		h.calling = false
+	}
+	return false, err
 }
 
 // proceed goes on from where an act stands.
@@ -123,16 +150,22 @@ func (l *Loop) proceed(ctx context.Context, h *held, p remedy.Progress, adopted 
 		}
 		return false, l.lookAgain(ctx, h, l.wait(p.RetryAfter), func(r *ledger.Row) { r.Step.Token = token })
 	case remedy.Effected:
-		out := &ledger.Outcome{State: remedy.Done, Adopted: adopted}
-		if h.row.Step.Step.Kind == remedy.CollectEvidence {
-			if err := l.fetchEvidence(ctx, h, out); err != nil {
-				if retryable(err) {
-					return l.refusedBy(ctx, h, err)
-				}
-				out = outcomeOf(remedy.Failed, err)
-			}
+		out := &ledger.Outcome{State: remedy.Done}
+		if h.row.Step.Step.Kind != remedy.CollectEvidence {
+			return true, l.end(ctx, h, out, adopted)
 		}
-		return true, l.end(ctx, h, out, adopted)
+		if err := l.fetchEvidence(ctx, h, out); err != nil {
+			if retryable(err) {
+				return l.refusedBy(ctx, h, err, false)
+			}
+			out = outcomeOf(remedy.Failed, err)
+		}
+		blob := h.row.Step.Blob
+		if err := l.end(ctx, h, out, adopted); err != nil {
+			return true, err
+		}
+		l.dropIncoming(ctx, h, blob)
+		return true, nil
 	case remedy.Refused:
 		return true, l.end(ctx, h, outcomeOf(remedy.Blocked, p.Err), false)
 	case remedy.Ended:
@@ -148,8 +181,8 @@ func (l *Loop) end(ctx context.Context, h *held, out *ledger.Outcome, adopted bo
 	st := *h.row.Step
 	out.Adopted = adopted
 	now := l.Now()
-	if out.State != remedy.Done {
-		out.NotBefore = now.Add(l.Settings.SlowPace)
+	if slow := now.Add(l.Settings.SlowPace); out.State != remedy.Done && out.NotBefore.Before(slow) {
+		out.NotBefore = slow
 	}
 	if !h.object.IsVM() {
 		if err := l.wakeVMs(ctx, h); err != nil {
@@ -164,7 +197,16 @@ func (l *Loop) end(ctx context.Context, h *held, out *ledger.Outcome, adopted bo
 		return err
 	}
 	h.log.Info("a step ended", slog.String(logStep, ledger.SendKey(step)), slog.String(logState, string(out.State)), slog.String(logError, out.Error))
-	return h.save(ctx, func(r *ledger.Row) { adopt(r, rec, hash) })
+	if err := h.save(ctx, func(r *ledger.Row) { adopt(r, rec, hash) }); err != nil {
+		return err
+	}
+	if out.State == remedy.Done {
+		if h.done == nil {
+			h.done = map[string]bool{}
+		}
+		h.done[ledger.SendKey(step)] = true
+	}
+	return nil
 }
 
 // lookAgain is rule 6 for an open step: enqueue first, row second, and next look
@@ -184,10 +226,11 @@ func (l *Loop) lookAgain(ctx context.Context, h *held, wait time.Duration, chang
 // way. It answers with the next look that the row must show.
 func (l *Loop) schedule(ctx context.Context, h *held, at time.Time) (time.Time, error) {
 	now := l.Now()
+	// A due goes with microseconds, and never before its time.
+	at = at.UTC().Add(time.Microsecond - 1).Truncate(time.Microsecond)
 	if h.row.NextLook.After(now) && !h.row.NextLook.After(at) {
 		return h.row.NextLook, nil
 	}
-	at = at.UTC().Truncate(time.Microsecond)
 	m := h.object.message(ledger.Cause{Kind: causeLookAgain, At: now}, at)
 	if err := l.enqueue(ctx, m, at.Sub(now)); err != nil {
 		return time.Time{}, err
@@ -195,9 +238,19 @@ func (l *Loop) schedule(ctx context.Context, h *held, at time.Time) (time.Time, 
 	return at, nil
 }
 
-// wait turns a service's Retry-After into a delay: never hot, never beyond MaxPoll.
+// wait turns what a service says of an operation's pace into a delay: never hot,
+// never beyond MaxPoll.
 func (l *Loop) wait(after time.Duration) time.Duration {
 	return min(max(after, time.Second), l.Settings.MaxPoll)
+}
+
+// backOff is the pause after an error that passes: the one that the service
+// states, whatever its length, else one that grows with the step's age.
+func (l *Loop) backOff(h *held, err error) time.Duration {
+	if after := fault.RetryAfter(err); after > 0 {
+		return max(after, time.Second)
+	}
+	return l.wait(l.Now().Sub(h.row.Step.Started) / 2)
 }
 
 func (l *Loop) stepLife(s remedy.Step) time.Duration {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -35,8 +37,15 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 		// First sight of this vmId is what creation means; what another VM of the
 		// same name proved says nothing of this one.
 		att, wanted = nil, now
+		renewed := h.row.UniqueID != ""
+		if renewed {
+			v.hold = nil // nothing was tried on this VM yet
+		}
 		v.change = func(r *ledger.Row) {
 			r.UniqueID, r.Attestation = vm.UniqueID, nil
+			if renewed {
+				r.Hold, r.Sends = nil, nil
+			}
 			if wanted.After(r.EvidenceWanted) {
 				r.EvidenceWanted = wanted
 			}
@@ -58,6 +67,9 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 			return err
 		}
 		if a != nil {
+			if a.NonceIssued.IsZero() {
+				a.NonceIssued = att.NonceIssued // that of the nonce which it answers, though it isn't over it
+			}
 			att = a
 		}
 	}
@@ -91,12 +103,21 @@ func (l *Loop) judgeEvidence(ctx context.Context, vm cvm.VM, e ledger.PendingEvi
 		if err != nil {
 			return nil, err
 		}
+		if have != nil && row.Issued.Before(have.NonceIssued) {
+			return nil, nil // what is known already is newer
+		}
 		sha = row.Used
 	}
 	if sha == "" || have != nil && have.Bundle == sha {
 		return nil, nil
 	}
 	bundle, err := l.evidence().GetEvidence(ctx, sha)
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Bug) {
+		// It was taken away or changed in the store. It proves nothing, and the VM is
+		// judged without it: evidence is due as if it had never come.
+		l.log().Error("evidence can't be judged", slog.String(logObject, string(vm.ID)), slog.String(logError, err.Error()))
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading evidence %s: %w", sha, err)
 	}
@@ -185,32 +206,71 @@ func (l *Loop) prepareEvidence(ctx context.Context, h *held) (sec remedy.Secrets
 }
 
 // fetchEvidence takes over what the guest appended: kept by its hash and its nonce
-// consumed before it is judged.
+// consumed before it is judged. The blob stays until the outcome is recorded, so
+// that a turn that is cut short in between finds it again.
 func (l *Loop) fetchEvidence(ctx context.Context, h *held, out *ledger.Outcome) error {
-	blob := h.row.Step.Blob
-	bundle, err := l.Blobs.Read(ctx, ledger.ContainerIncoming, blob, maxBundle)
-	if fault.Is(err, fault.NotFound) {
-		// A turn that was cut short may have taken it over already.
-		if n, err := l.nonces().ByHash(ctx, h.row.Step.NonceHash); err == nil && n.Used != "" {
-			out.Bundle = n.Used
-			return nil
+	if h.row.Step.NonceHash == "" {
+		if err := l.findIssued(ctx, h); err != nil {
+			return err
 		}
 	}
-	if fault.Is(err, fault.NotFound) || err == nil && len(bundle) == 0 {
+	var bundle []byte
+	if blob := h.row.Step.Blob; blob != "" {
+		var err error
+		if bundle, err = l.Blobs.Read(ctx, ledger.ContainerIncoming, blob, maxBundle); err != nil && !fault.Is(err, fault.NotFound) {
+			return fmt.Errorf("reading what the guest brought: %w", err)
+		}
+	}
+	if len(bundle) == 0 {
 		return fault.New(fault.Blocked, "collecting evidence", h.object.ID, "the run command ended but the guest brought nothing; look at its output on the VM")
 	}
+	sha, err := l.evidence().PutEvidence(ctx, bundle)
 	if err != nil {
-		return fmt.Errorf("reading what the guest brought: %w", err)
-	}
-	if out.Bundle, err = l.evidence().PutEvidence(ctx, bundle); err != nil {
 		return err
 	}
-	vm := cvm.VM{ID: cvm.VMID(h.row.ID), UniqueID: h.row.UniqueID}
-	if _, err := l.consume(ctx, vm, bundle, l.Now()); err != nil {
-		return err
+	out.Bundle = sha
+	_, err = l.consume(ctx, cvm.VM{ID: cvm.VMID(h.row.ID), UniqueID: h.row.UniqueID}, bundle, l.Now())
+	return err
+}
+
+// findIssued finds the nonce and the blob of a collection whose row was lost and
+// rebuilt from records, which hold neither: by the cause that the nonce was issued
+// for. Of several the newest counts whose blob the guest has written.
+func (l *Loop) findIssued(ctx context.Context, h *held) error {
+	var issued []ledger.NonceRow
+	var failed error
+	f := ledger.Filter{Equal: map[string]string{"cause": h.row.Step.Record}}
+	err := l.Tables.Query(ctx, ledger.TableNonces, f, func(e ledger.Entity) bool {
+		n, err := l.nonces().ByHash(ctx, e.RK)
+		if err == nil && n.Blob != "" {
+			issued = append(issued, n)
+		}
+		failed = err
+		return err == nil
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return fmt.Errorf("looking for the nonce of %s: %w", h.row.Step.Record, err)
 	}
-	if err := l.Blobs.Delete(ctx, ledger.ContainerIncoming, blob); err != nil && !fault.Is(err, fault.NotFound) {
-		h.log.Warn("the incoming blob stays until it is swept", logError, err.Error())
+	slices.SortFunc(issued, func(a, b ledger.NonceRow) int { return b.Issued.Compare(a.Issued) })
+	for _, n := range issued {
+		there, err := l.Blobs.Exists(ctx, ledger.ContainerIncoming, n.Blob)
+		if err != nil {
+			return fmt.Errorf("looking for what the guest brought: %w", err)
+		}
+		if there {
+			return h.save(ctx, func(r *ledger.Row) { r.Step.NonceHash, r.Step.Blob = n.Hash, n.Blob })
+		}
 	}
 	return nil
+}
+
+// dropIncoming deletes what a guest appended once it is kept as evidence. A blob
+// that stays is deleted by the storage account after a day.
+func (l *Loop) dropIncoming(ctx context.Context, h *held, blob string) {
+	if blob == "" {
+		return
+	}
+	if err := l.Blobs.Delete(ctx, ledger.ContainerIncoming, blob); err != nil && !fault.Is(err, fault.NotFound) {
+		h.log.Warn("what the guest brought stays for a day", slog.String(logError, err.Error()))
+	}
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -20,7 +21,13 @@ type held struct {
 	object Object
 	row    ledger.Row // as last written or read by this worker
 	owner  string
-	repair bool // a turn before was cut short: look for records that the row doesn't know
+	cut    bool // the turn before was cut short
+	repair bool // and the records that the row doesn't know haven't been looked for yet
+	fresh  bool // what may have changed since it was remembered is read anew
+	// calling is set while a call's answer isn't known: the call may land as long as
+	// the lease lasts, which so isn't cut short.
+	calling bool
+	done    map[string]bool // by SendKey: steps that ended well in this turn
 	// orphan is an intent at the chain's head that the row doesn't show: it was
 	// never sent, and serves again if the same step is planned.
 	orphan *ledger.Record
@@ -61,30 +68,37 @@ func (h *held) reread(ctx context.Context) error {
 	return nil
 }
 
-// release is rule 3: the release and the test of again are one write.
+// release is rule 3: the release and the test of again are one write. After a dry
+// run a turn that was cut short before it is still to be made good, by any message.
 func (h *held) release(ctx context.Context, dry bool) (again bool, err error) {
-	lookAgain := false
 	err = h.save(ctx, func(r *ledger.Row) {
-		lookAgain = r.Again && r.Step == nil && !dry
+		again = r.Again && r.Step == nil
 		r.Again = false
-		if dry && h.row.Again {
-			r.Again = false // its setter queued a copy for after the lease, or another did
-		}
-		if !lookAgain {
+		switch {
+		case again:
+		case dry && h.cut:
+			r.LeaseEnds = h.loop.Now()
+		default:
 			r.Owner, r.LeaseEnds, r.Followed = "", time.Time{}, ""
 		}
 	})
-	return lookAgain, err
+	return again, err
 }
 
-// cut ends the lease of a turn that failed, so that its message need not wait for
-// it; the owner stays, which marks the turn as cut short. It is best effort: the
-// lease ends by itself.
-func (h *held) cut(ctx context.Context, cause error) {
+// cutShort ends the lease of a turn that failed, so that its message need not wait
+// for it; the owner stays, which marks the turn as cut short. A call whose answer
+// isn't known keeps the lease as it is. It is best effort: the lease ends by
+// itself.
+func (h *held) cutShort(ctx context.Context, cause error) {
+	if errors.Is(cause, errLost) {
+		return // nothing to end
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	err := h.save(ctx, func(r *ledger.Row) {
-		r.LeaseEnds = h.loop.Now()
+		if !h.calling {
+			r.LeaseEnds = h.loop.Now()
+		}
 		r.LastError = clip(cause.Error())
 	})
 	if err != nil {
@@ -103,22 +117,25 @@ func clip(s string) string {
 
 // repairHead finds the records that a cut turn wrote and the row doesn't know.
 func (h *held) repairHead(ctx context.Context) error {
-	for {
-		rec, hash, err := h.loop.nextRecord(ctx, h.object, h.row.HeadSeq)
+	c := h.loop.chains()
+	later, err := c.After(ctx, h.object.Chain(), h.row.HeadSeq, h.row.HeadHash)
+	if err != nil {
+		return fmt.Errorf("looking for records after %d: %w", h.row.HeadSeq, err)
+	}
+	if len(later) > 0 {
+		err := h.save(ctx, func(r *ledger.Row) {
+			for _, rec := range later {
+				adopt(r, rec.Record, rec.Hash)
+			}
+		})
 		if err != nil {
-			return err
-		}
-		if rec == nil {
-			break
-		}
-		if err := h.save(ctx, func(r *ledger.Row) { adopt(r, *rec, hash) }); err != nil {
 			return err
 		}
 	}
 	if h.row.Step != nil || h.row.HeadSeq == 0 {
 		return nil
 	}
-	rec, _, _, err := h.loop.chains().Read(ctx, h.object.Chain(), h.row.HeadSeq)
+	rec, _, _, err := c.Read(ctx, h.object.Chain(), h.row.HeadSeq)
 	if err != nil {
 		return fmt.Errorf("reading the chain's head: %w", err)
 	}
@@ -129,18 +146,6 @@ func (h *held) repairHead(ctx context.Context) error {
 }
 
 func (l *Loop) chains() ledger.Chains { return ledger.Chains{Blobs: l.Blobs} }
-
-// nextRecord is the record after seq, nil if there is none.
-func (l *Loop) nextRecord(ctx context.Context, o Object, seq int) (*ledger.Record, string, error) {
-	rec, _, hash, err := l.chains().Read(ctx, o.Chain(), seq+1)
-	if fault.Is(err, fault.NotFound) {
-		return nil, "", nil
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("looking for record %d: %w", seq+1, err)
-	}
-	return &rec, hash, nil
-}
 
 // adopt brings a row up to a record that it doesn't know.
 func adopt(r *ledger.Row, rec ledger.Record, hash string) {
@@ -200,10 +205,14 @@ func closeStep(r *ledger.Row, out *ledger.Outcome, at time.Time) {
 }
 
 // mergeCause keeps why the object is looked at, until a record says it, and moves
-// the moment for which evidence is wanted.
-func mergeCause(r *ledger.Row, c ledger.Cause) {
+// the moment for which evidence is wanted. A moment that is still to come counts
+// as now: no nonce could be issued after it, and evidence would be due for ever.
+func mergeCause(r *ledger.Row, c ledger.Cause, now time.Time) {
 	if c.Kind == "" || c.Kind == causeLookAgain {
 		return
+	}
+	if c.Fresh && c.At.After(now) {
+		c.At = now
 	}
 	r.MergeCause(c)
 	if c.Nonce != "" {
@@ -214,10 +223,10 @@ func mergeCause(r *ledger.Row, c ledger.Cause) {
 	}
 }
 
-// Cause kinds that the loop itself writes.
+// Cause kinds that the loop itself writes or asks for.
 const (
 	causeLookAgain = "look-again"
 	causeShared    = "shared"
-	causeOwnStep   = "own-step"
 	causeEvent     = "event"
+	causeSweep     = "sweep"
 )

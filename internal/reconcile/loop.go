@@ -33,11 +33,26 @@ func (l *Loop) Turn(ctx context.Context, m Message) error {
 		return err
 	}
 	log := l.log().With(slog.String(logObject, o.ID), slog.String(logCause, m.Cause.Kind))
-	h, err := l.claim(ctx, o, m, log)
-	if err != nil || h == nil {
-		return err
+	for {
+		done, err := l.try(ctx, o, m, log)
+		if done || err != nil {
+			return err
+		}
 	}
-	return l.hold(ctx, h, m)
+}
+
+// try is one try at the claim, and the turn if it is had; done is false when
+// somebody else was quicker and the row must be read anew.
+func (l *Loop) try(ctx context.Context, o Object, m Message, log *slog.Logger) (done bool, err error) {
+	// The turn's time runs from before the lease's, so that it is over first however
+	// long the claim itself takes to be written.
+	turn, cancel := context.WithTimeout(ctx, l.Settings.Turn)
+	defer cancel()
+	h, done, err := l.claim(turn, o, m, log)
+	if err != nil || h == nil {
+		return done, err
+	}
+	return true, l.hold(ctx, turn, h, m)
 }
 
 func (l *Loop) log() *slog.Logger {
@@ -47,61 +62,83 @@ func (l *Loop) log() *slog.Logger {
 	return l.Log
 }
 
-// claim takes the lease, or follows the one who has it. It answers nil without an
-// error when the message is to be let go.
-func (l *Loop) claim(ctx context.Context, o Object, m Message, log *slog.Logger) (*held, error) {
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		row, err := l.readRow(ctx, o)
-		fresh := fault.Is(err, fault.NotFound)
-		if err != nil && !fresh {
-			return nil, err
-		}
-		now := l.Now()
-		if !fresh && row.Owner != "" && row.LeaseEnds.After(now) {
-			gone, err := l.follow(ctx, o, m, row)
-			if err != nil {
-				return nil, err
-			}
-			if gone {
-				continue
-			}
-			log.Debug("the object is claimed; its holder will look again")
-			return nil, nil
-		}
-		if !fresh && row.Owner == "" && !m.Due.IsZero() && !m.Due.Equal(row.NextLook) {
-			log.Debug("a look-again that another one replaced")
-			return nil, nil // rule 6
-		}
-		cut := row.Owner != "" // an owner whose lease has ended: a turn cut short
-		if fresh {
-			row = ledger.Row{PK: o.PK, RK: o.RK, ID: o.ID, SharedKind: o.Kind}
-		}
-		owner, err := l.random()
-		if err != nil {
-			return nil, err
-		}
-		row.Owner, row.LeaseEnds = owner, now.Add(l.Settings.Lease)
-		row.Again, row.Followed = false, ""
-		if !m.DryRun {
-			mergeCause(&row, m.Cause)
-		}
-		row.ETag, err = l.writeRow(ctx, &row)
-		if fault.Is(err, fault.Conflict) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("claiming %q: %w", o.ID, err)
-		}
-		return &held{loop: l, object: o, row: row, owner: owner, repair: cut || fresh, log: log}, nil
+// claim takes the lease, or follows the one who has it. Without a claim and an
+// error, done says that the message is to be let go, else the row is read anew.
+func (l *Loop) claim(ctx context.Context, o Object, m Message, log *slog.Logger) (h *held, done bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, false, err
 	}
+	row, err := l.readRow(ctx, o)
+	fresh := fault.Is(err, fault.NotFound)
+	if err != nil && !fresh {
+		return nil, false, err
+	}
+	now := l.Now()
+	if !fresh && row.Owner != "" && row.LeaseEnds.After(now) {
+		anew, err := l.follow(ctx, o, m, row)
+		if err == nil && !anew {
+			log.Debug("the object is claimed; its holder will look again")
+		}
+		return nil, !anew, err
+	}
+	if !fresh && row.Owner == "" && !m.Due.IsZero() && !m.Due.Equal(row.NextLook) {
+		log.Debug("a look-again that another one replaced")
+		return nil, true, nil // rule 6
+	}
+	owner, err := l.random()
+	if err != nil {
+		return nil, false, err
+	}
+	if fresh {
+		rebuilt, err := l.rebuild(ctx, o, owner)
+		if rebuilt || err != nil {
+			return nil, false, err
+		}
+		row = ledger.Row{PK: o.PK, RK: o.RK, ID: o.ID, SharedKind: o.Kind}
+	}
+	cut := row.Owner != "" // an owner whose lease has ended: a turn cut short
+	o.ID = row.ID          // one spelling of an object, whatever the message's
+	row.Owner, row.LeaseEnds = owner, now.Add(l.Settings.Lease)
+	row.Again, row.Followed = false, ""
+	if !m.Due.IsZero() && m.Due.Equal(row.NextLook) && row.NextLook.After(now) {
+		// It came before its time and is spent by this turn: from now on no message
+		// stands for that time any more.
+		row.NextLook = now
+	}
+	if !m.DryRun {
+		mergeCause(&row, m.Cause, now)
+	}
+	row.ETag, err = l.writeRow(ctx, &row)
+	if fault.Is(err, fault.Conflict) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("claiming %q: %w", o.ID, err)
+	}
+	return &held{loop: l, object: o, row: row, owner: owner, repair: cut, cut: cut, fresh: cut, log: log}, true, nil
 }
 
-// follow is rule 2. gone says that the lease went first and no copy is queued:
-// the worker starts over.
-func (l *Loop) follow(ctx context.Context, o Object, m Message, row ledger.Row) (gone bool, err error) {
+// rebuild is what an object without a row, but with records, needs first: its row
+// was lost, and with it who holds the object and what is under way. As in any
+// rebuild the row is claimed for one lease, which a turn that held it outlives no
+// more than its own; the message then follows that claim.
+func (l *Loop) rebuild(ctx context.Context, o Object, owner string) (rebuilt bool, err error) {
+	_, err = ledger.Rebuilding{Blobs: l.Blobs, Tables: l.Tables, Now: l.Now, Owner: "rebuild-" + owner, Lease: l.Settings.Lease}.Rebuild(ctx, o.Chain())
+	switch {
+	case err == nil:
+		l.log().Warn("a row was lost and is written anew from its records", slog.String(logObject, o.ID))
+		return true, nil
+	case fault.Is(err, fault.NotFound):
+		return false, nil // no record either: it is new
+	case fault.Is(err, fault.Conflict):
+		return true, nil // another worker was quicker
+	}
+	return false, fmt.Errorf("looking for records of %q: %w", o.ID, err)
+}
+
+// follow is rule 2. anew says that the lease went first and no copy is queued: the
+// worker starts over.
+func (l *Loop) follow(ctx context.Context, o Object, m Message, row ledger.Row) (anew bool, err error) {
 	lease, queued := row.Owner, false
 	for {
 		now := l.Now()
@@ -120,7 +157,7 @@ func (l *Loop) follow(ctx context.Context, o Object, m Message, row ledger.Row) 
 			return false, nil // its copy does the dry run; a look by the holder would not be dry
 		}
 		row.Again, row.Followed = true, lease
-		mergeCause(&row, m.Cause)
+		mergeCause(&row, m.Cause, now)
 		_, err := l.writeRow(ctx, &row)
 		if err == nil {
 			return false, nil
@@ -135,23 +172,24 @@ func (l *Loop) follow(ctx context.Context, o Object, m Message, row ledger.Row) 
 }
 
 // hold looks until nobody asks for another look, then releases.
-func (l *Loop) hold(ctx context.Context, h *held, m Message) error {
-	turn, cancel := context.WithTimeout(ctx, l.Settings.Turn)
-	defer cancel()
+func (l *Loop) hold(ctx, turn context.Context, h *held, m Message) error {
 	for {
 		if err := l.look(turn, h, m); err != nil {
-			h.cut(ctx, err)
+			h.cutShort(ctx, err)
 			return fmt.Errorf("looking at %q: %w", h.object.ID, err)
 		}
 		again, err := h.release(turn, m.DryRun)
 		if err != nil {
-			h.cut(ctx, err)
+			h.cutShort(ctx, err)
 			return err
 		}
 		if !again {
 			return nil
 		}
-		m.Due = time.Time{}
+		// The look that others ask for is theirs: whatever this message was, it isn't
+		// dry, and it remembers nothing, for what they came for may be newer.
+		m.Due, m.DryRun, m.Cause = time.Time{}, false, ledger.Cause{Kind: causeLookAgain, At: l.Now()}
+		h.fresh = true
 	}
 }
 
@@ -169,11 +207,11 @@ func (l *Loop) look(ctx context.Context, h *held, m Message) error {
 			wait := max(h.row.NextLook.Sub(l.Now()), 0) + l.Settings.Margin
 			return l.enqueue(ctx, m, wait) // a dry run waits for the step's end
 		}
-		ended, err := l.drive(ctx, h, m)
+		ended, err := l.drive(ctx, h)
 		if err != nil || !ended {
 			return err
 		}
-		m.Cause.Kind = causeOwnStep // what the step changed is read afresh
+		h.fresh = true // what the step changed is read anew
 	}
 	for {
 		v, err := l.view(ctx, h, m)
@@ -184,7 +222,7 @@ func (l *Loop) look(ctx context.Context, h *held, m Message) error {
 		if err != nil || !ended {
 			return err
 		}
-		m.Cause.Kind = causeOwnStep
+		h.fresh = true
 	}
 }
 

@@ -45,6 +45,13 @@ func DecodeMessage(text []byte) (Message, error) {
 	if _, err := objectOf(m); err != nil {
 		return Message{}, err
 	}
+	// Rows keep times in UTC, where the year must have four digits too.
+	for member, t := range map[string]*time.Time{"cause.at": &m.Cause.At, "due": &m.Due} {
+		*t = t.UTC()
+		if y := t.Year(); y < 1 || y > 9999 {
+			return Message{}, fault.New(fault.Invalid, op, "", "%s is in the year %d of UTC; give a time of the years 1 to 9999", member, y)
+		}
+	}
 	return m, nil
 }
 
@@ -71,7 +78,7 @@ func (o Object) Chain() string { return o.PK + "-" + o.RK }
 // IsVM says whether the object is a VM.
 func (o Object) IsVM() bool { return o.Kind == "" }
 
-// Again is the object's look-again message for a time.
+// message is the object's message for a cause, and for a look-again its time.
 func (o Object) message(c ledger.Cause, due time.Time) Message {
 	m := Message{Cause: c, Due: due}
 	if o.IsVM() {
@@ -128,11 +135,11 @@ func SharedObject(id string) (Object, error) {
 		}
 		o.Kind, o.PK = cvm.SharedVault, strings.ToLower(v.Subscription())
 	default:
-		sub, region, ok := strings.Cut(low, "/regions/")
-		if !ok || sub == "" || region == "" || strings.Contains(region, "/") || strings.Contains(sub, "/") {
+		r, err := cvm.ParseRegionID(id)
+		if err != nil {
 			return Object{}, fault.New(fault.Invalid, "reading a shared object's id", id, "it is neither a disk encryption set, a vault, a key's URL nor <subscription>/regions/<region>")
 		}
-		o.Kind, o.ID, o.PK = cvm.SharedRegion, low, sub
+		o.Kind, o.ID, o.PK = cvm.SharedRegion, string(r), r.Subscription()
 	}
 	o.RK = cvm.RowKey(o.ID)
 	return o, nil

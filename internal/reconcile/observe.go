@@ -27,7 +27,11 @@ type Observer struct {
 // and fault.NotFound when ARM says 404; a missing permission is a fact of the
 // posture.
 func (o Observer) VM(ctx context.Context, id cvm.VMID) (cvm.Posture, error) {
-	p := cvm.Posture{ID: id,
+	return o.vm(ctx, id, false)
+}
+
+func (o Observer) vm(ctx context.Context, id cvm.VMID, second bool) (cvm.Posture, error) {
+	p := cvm.Posture{ID: id, SecondLook: second,
 		DESDisks: cvm.NotRead[[]cvm.Disk]("not-asked", "", ""),
 		Rights:   cvm.NotRead[cvm.Rights]("not-asked", "", ""),
 	}
@@ -42,20 +46,15 @@ func (o Observer) VM(ctx context.Context, id cvm.VMID) (cvm.Posture, error) {
 		return p, nil
 	}
 	p.VM.ETag = p.VM.Value.ETag
+	if strings.EqualFold(string(p.VM.Value.ID), string(id)) {
+		p.ID = p.VM.Value.ID // one spelling, whoever asked
+	}
 	if err := o.osDisk(ctx, &p); err != nil {
 		return p, err
 	}
-	if mismatch(p) {
+	if mismatch(p) && !p.SecondLook {
 		// VM and disk aren't one snapshot: both are read again before it counts.
-		vm, err := o.Azure.VM(ctx, id)
-		if err != nil {
-			return p, err
-		}
-		p.VM.Value, p.VM.ETag = vm, vm.ETag
-		if err := o.osDisk(ctx, &p); err != nil {
-			return p, err
-		}
-		p.SecondLook = true
+		return o.vm(ctx, id, true)
 	}
 	if err := o.keyPath(ctx, &p, p.VM.Value.OSDisk.SecureDES); err != nil {
 		return p, err
@@ -185,7 +184,7 @@ func fact[T any](v T, err error) func(code string) (cvm.Fact[T], error) {
 		case err == nil:
 			return cvm.Known(v), nil
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-			return cvm.Fact[T]{}, err
+			return cvm.Fact[T]{}, readError{err}
 		}
 		switch fault.KindOf(err) {
 		case fault.NotFound:
@@ -193,10 +192,16 @@ func fact[T any](v T, err error) func(code string) (cvm.Fact[T], error) {
 		case fault.Denied, fault.Blocked, fault.Invalid:
 			return cvm.NotRead[T](code, fault.Action(err), steady(err)), nil
 		default:
-			return cvm.Fact[T]{}, err
+			return cvm.Fact[T]{}, readError{err}
 		}
 	}
 }
+
+// readError marks what a read of Azure failed with, to tell it from a failure of
+// our own storage.
+type readError struct{ error }
+
+func (e readError) Unwrap() error { return e.error }
 
 // steady is an error's text without the service's own words: those differ from
 // call to call (request ids, times), and a posture that says the same must be the

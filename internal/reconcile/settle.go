@@ -21,19 +21,23 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 	if err != nil {
 		return false, err
 	}
-	for _, id := range v.wake {
-		c := ledger.Cause{Kind: causeShared, At: now, ID: h.object.ID}
-		if err := l.enqueue(ctx, Message{Shared: id, Cause: c}, 0); err != nil {
-			return false, err
-		}
-	}
 	next := h.row.NextLook
-	if !v.next.IsZero() {
-		if next, err = l.schedule(ctx, h, v.next); err != nil {
-			return false, err
+	if !m.DryRun { // which sends nothing, and sees to it that nobody else does on its account
+		for _, id := range v.wake {
+			c := ledger.Cause{Kind: causeShared, At: now, ID: h.object.ID}
+			if err := l.enqueue(ctx, Message{Shared: id, Cause: c}, 0); err != nil {
+				return false, err
+			}
+		}
+		if at := l.nextLook(h, v, now); !at.IsZero() {
+			if next, err = l.schedule(ctx, h, at); err != nil {
+				return false, err
+			}
 		}
 	}
-	step, apply := v.plan.NextExcept(func(s remedy.Step) bool { return h.row.Hold[ledger.SendKey(s)].After(now) })
+	step, apply := v.plan.NextExcept(func(s remedy.Step) bool {
+		return v.hold[ledger.SendKey(s)].After(now) || h.done[ledger.SendKey(s)]
+	})
 	var open *ledger.OpenStep
 	if apply {
 		rec.Type = ledger.TypeIntent
@@ -44,7 +48,7 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 	switch {
 	case apply && l.servesAgain(h.orphan, state, step):
 		rec, hash = *h.orphan, h.row.HeadHash // recorded by a turn that was cut short before it sent anything
-	case apply || state != h.row.StateHash:
+	case apply || state != h.row.StateHash || h.orphan != nil: // an intent that nobody goes on with isn't left at the head
 		if hash, rec, err = l.append(ctx, h, rec); err != nil {
 			return false, err
 		}
@@ -63,11 +67,14 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 		}
 		r.SetJudgement(v.verdict, v.plan, now)
 		r.LastSeen, r.NextLook, r.Development, r.LastError = now, next, l.Development, ""
+		if !v.gone {
+			r.GoneSince = time.Time{}
+		}
 		if v.region != "" {
 			r.Region = v.region
 		}
 		if v.vm != nil {
-			r.ID, r.GoneSince = string(v.vm.ID), time.Time{}
+			r.ID = string(v.vm.ID)
 		}
 		v.change(r)
 		if v.att != nil {

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"strings"
+	"time"
 
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
@@ -13,7 +14,7 @@ import (
 
 // viewShared observes, judges and plans a shared object. Its reads are always
 // fresh: ten VMs may rely on what it finds.
-func (l *Loop) viewShared(ctx context.Context, h *held, doc *policy.Document) (*view, error) {
+func (l *Loop) viewShared(ctx context.Context, h *held, m Message, doc *policy.Document) (*view, error) {
 	s := cvm.SharedPosture{Kind: h.object.Kind, ID: h.object.ID,
 		DESDisks: cvm.NotRead[[]cvm.Disk]("not-asked", "", ""),
 		Rights:   cvm.NotRead[cvm.Rights]("not-asked", "", "")}
@@ -37,18 +38,22 @@ func (l *Loop) viewShared(ctx context.Context, h *held, doc *policy.Document) (*
 	if err != nil {
 		return nil, err
 	}
-	if s.DES.Known && busy(s.DES.Value.ProvisioningState) && h.row.Verdict != "" {
-		return nil, l.lookAgain(ctx, h, l.Settings.TransitionWait, func(*ledger.Row) {})
-	}
 	now := l.Now()
-	v := &view{posture: s, region: s.Region, change: func(r *ledger.Row) {
+	if s.Gone && h.object.Kind != cvm.SharedRegion {
+		if again, err := l.lookForGone(ctx, h, m, now); again || err != nil {
+			return nil, err
+		}
+	}
+	if s.DES.Known && busy(s.DES.Value.ProvisioningState) && h.row.Verdict != "" {
+		return nil, l.later(ctx, h, m, l.Settings.TransitionWait, func(r *ledger.Row) { r.GoneSince = time.Time{} })
+	}
+	v := &view{posture: s, gone: s.Gone, region: s.Region, hold: h.row.Hold, change: func(r *ledger.Row) {
 		if s.Vault.Known {
 			r.Vault = s.Vault.Value.Host
 		}
 	}}
-	v.verdict = policy.JudgeShared(s, doc, now)
+	v.verdict = l.stamp(policy.JudgeShared(s, doc, now))
 	v.plan = remedy.ForShared(s, v.verdict, doc)
-	v.next = l.nextLook(h.row, v, now, doc)
 	return v, nil
 }
 

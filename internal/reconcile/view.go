@@ -2,6 +2,9 @@ package reconcile
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,10 +22,11 @@ type view struct {
 	verdict policy.Verdict
 	plan    remedy.Plan
 	att     *cvm.Attestation
-	next    time.Time // the latest moment of the next look, zero for none
-	wake    []string  // shared objects to put on the loop
+	gone    bool     // Azure said twice that it isn't there
+	wake    []string // shared objects to put on the loop
 	region  string
-	change  func(*ledger.Row) // what else the row must show
+	hold    map[string]time.Time // by SendKey: until when a step that failed is held back
+	change  func(*ledger.Row)    // what else the row must show
 }
 
 // view observes, judges and plans. It answers nil when there is nothing to judge
@@ -33,27 +37,38 @@ func (l *Loop) view(ctx context.Context, h *held, m Message) (*view, error) {
 	if m.DryRun {
 		doc = doc.WithMode("observe")
 	}
-	fresh := m.Cause.Kind != causeEvent && m.Cause.Kind != "sweep"
+	fresh := h.fresh || m.Cause.Kind != causeEvent && m.Cause.Kind != causeSweep
 	var v *view
 	var err error
 	if h.object.IsVM() {
-		v, err = l.viewVM(ctx, h, doc, fresh)
+		v, err = l.viewVM(ctx, h, m, doc, fresh)
 	} else {
-		v, err = l.viewShared(ctx, h, doc)
+		v, err = l.viewShared(ctx, h, m, doc)
 	}
-	if err != nil && retryable(err) && ctx.Err() == nil && (fault.Is(err, fault.Throttled) || fault.Is(err, fault.Transient)) && fromAzure(err) {
-		// The message is served: another one comes when Azure may be asked again.
-		h.log.Warn("Azure could not be read; it is read again later", logError, err.Error())
-		return nil, l.lookAgain(ctx, h, max(fault.RetryAfter(err), l.Settings.TransitionWait), func(*ledger.Row) {})
+	var read readError
+	if err != nil && errors.As(err, &read) && retryable(err) && ctx.Err() == nil {
+		// The message is served: another one comes when Azure may be asked again. A
+		// failure of our own storage isn't one of these: it fails the message.
+		h.log.Warn("Azure could not be read; it is read again later", slog.String(logError, err.Error()))
+		return nil, l.later(ctx, h, m, max(fault.RetryAfter(err), l.Settings.TransitionWait),
+			func(r *ledger.Row) { r.LastError = clip(err.Error()) })
 	}
 	return v, err
 }
 
-// fromAzure tells a classified error of the service from one of our own storage,
-// whose failures must fail the message.
-func fromAzure(err error) bool { return fault.Code(err) != "" || fault.RetryAfter(err) > 0 }
+// later sets the next look where there is nothing to judge now. A dry run comes
+// again itself: the next look would not be dry.
+func (l *Loop) later(ctx context.Context, h *held, m Message, wait time.Duration, change func(*ledger.Row)) error {
+	if !m.DryRun {
+		return l.lookAgain(ctx, h, wait, change)
+	}
+	if err := l.enqueue(ctx, m, wait); err != nil {
+		return err
+	}
+	return h.save(ctx, change)
+}
 
-func (l *Loop) viewVM(ctx context.Context, h *held, doc *policy.Document, fresh bool) (*view, error) {
+func (l *Loop) viewVM(ctx context.Context, h *held, m Message, doc *policy.Document, fresh bool) (*view, error) {
 	o := Observer{Azure: l.Azure, Fresh: fresh,
 		OnDES: func(id cvm.DESID) error {
 			return h.note(ctx, string(h.row.DES), id.Fold(), func(r *ledger.Row) { r.DES = cvm.DESID(id.Fold()) })
@@ -65,17 +80,22 @@ func (l *Loop) viewVM(ctx context.Context, h *held, doc *policy.Document, fresh 
 	}
 	now := l.Now()
 	p, err := o.VM(ctx, cvm.VMID(h.object.ID))
-	if fault.Is(err, fault.NotFound) {
-		return l.viewGone(ctx, h, doc, now)
+	if p.VM.Absent {
+		if again, err := l.lookForGone(ctx, h, m, now); again || err != nil {
+			return nil, err
+		}
+		p := cvm.Posture{ID: cvm.VMID(h.object.ID), Gone: true}
+		return &view{posture: p, gone: true, verdict: l.stamp(policy.Judge(p, doc, now)), plan: remedy.Plan{Mode: doc.Mode()}, change: func(*ledger.Row) {}}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if h.row.Verdict != "" && inTransition(p) {
-		return nil, l.lookAgain(ctx, h, l.Settings.TransitionWait, func(*ledger.Row) {})
+	// What was judged before was another VM where the unique id differs.
+	if h.row.Verdict != "" && h.row.UniqueID == p.VM.Value.UniqueID && inTransition(p) {
+		return nil, l.later(ctx, h, m, l.Settings.TransitionWait, func(r *ledger.Row) { r.GoneSince = time.Time{} })
 	}
 	p.GuestAsked, p.AllowDevelopment = true, l.Development
-	v := &view{change: func(*ledger.Row) {}}
+	v := &view{hold: h.row.Hold, change: func(*ledger.Row) {}}
 	if p.VM.Known {
 		v.vm = &p.VM.Value
 		v.region = v.vm.Location
@@ -84,8 +104,7 @@ func (l *Loop) viewVM(ctx context.Context, h *held, doc *policy.Document, fresh 
 		}
 	}
 	v.posture = p
-	v.verdict = policy.Judge(p, doc, now)
-	v.verdict.PolicyHash = l.Policy.Hash
+	v.verdict = l.stamp(policy.Judge(p, doc, now))
 	v.plan = remedy.ForVM(p, v.verdict, doc)
 	if remedy.WantsRights(p, v.verdict, doc) {
 		// Rights are the last doubt before a deallocation: only then are they worth a read.
@@ -93,13 +112,17 @@ func (l *Loop) viewVM(ctx context.Context, h *held, doc *policy.Document, fresh 
 			return nil, err
 		}
 		v.posture = p
-		v.verdict = policy.Judge(p, doc, now)
-		v.verdict.PolicyHash = l.Policy.Hash
+		v.verdict = l.stamp(policy.Judge(p, doc, now))
 		v.plan = remedy.ForVM(p, v.verdict, doc)
 	}
 	v.wake, err = l.sharedToWake(ctx, p, v.plan, doc, now)
-	v.next = l.nextLook(h.row, v, now, doc)
 	return v, err
+}
+
+// stamp names the policy in force, which a dry run is judged by too.
+func (l *Loop) stamp(v policy.Verdict) policy.Verdict {
+	v.PolicyHash = l.Policy.Hash
+	return v
 }
 
 // note writes a column before what it names is read, if it isn't there yet.
@@ -110,17 +133,18 @@ func (h *held) note(ctx context.Context, have, want string, change func(*ledger.
 	return h.save(ctx, change)
 }
 
-// viewGone is ARM's 404: the first one only makes the loop look a second time.
-func (l *Loop) viewGone(ctx context.Context, h *held, doc *policy.Document, now time.Time) (*view, error) {
-	if h.row.GoneSince.IsZero() {
-		return nil, l.lookAgain(ctx, h, l.Settings.TransitionWait, func(r *ledger.Row) { r.GoneSince = now })
+// lookForGone is Azure's 404: the first one only makes the loop look a second
+// time, and only one that comes a while later counts; again says so.
+func (l *Loop) lookForGone(ctx context.Context, h *held, m Message, now time.Time) (again bool, err error) {
+	since := h.row.GoneSince
+	if since.IsZero() {
+		since = now
 	}
-	if now.Sub(h.row.GoneSince) < l.Settings.TransitionWait-time.Millisecond {
-		return nil, nil // the look-again is on its way
+	wait := since.Add(l.Settings.TransitionWait).Sub(now)
+	if wait <= 0 {
+		return false, nil
 	}
-	p := cvm.Posture{ID: cvm.VMID(h.object.ID), Gone: true}
-	v := &view{posture: p, verdict: policy.Judge(p, doc, now), plan: remedy.Plan{Mode: doc.Mode()}, change: func(*ledger.Row) {}}
-	return v, nil
+	return true, l.later(ctx, h, m, wait, func(r *ledger.Row) { r.GoneSince = since })
 }
 
 // inTransition says whether the VM or a link of its key path is being changed by
@@ -137,28 +161,37 @@ func busy(state string) bool {
 	return false
 }
 
-// nextLook is when the object is to be looked at again though nothing happens.
-func (l *Loop) nextLook(row ledger.Row, v *view, now time.Time, doc *policy.Document) time.Time {
+// nextLook is when the object is to be looked at again though nothing happens,
+// zero for never.
+func (l *Loop) nextLook(h *held, v *view, now time.Time) time.Time {
 	var next time.Time
 	sooner := func(t time.Time) {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
 	}
-	if v.verdict.Value == policy.Unknown {
+	// What isn't known is asked for again, whatever else has failed.
+	if v.verdict.Value != policy.NotACVM && slices.ContainsFunc(v.verdict.Findings, func(f policy.Finding) bool { return f.State == cvm.UnknownState }) {
 		sooner(now.Add(l.Settings.SlowPace))
 		if v.vm != nil && busy(v.vm.ProvisioningState) {
 			sooner(now.Add(l.Settings.TransitionWait))
 		}
 	}
-	if v.att != nil && doc.AttestationAsked() {
-		sooner(v.att.JudgedAt.Add(doc.AttestationMaxAge()))
+	if v.att != nil && l.Policy.AttestationAsked() {
+		sooner(v.att.JudgedAt.Add(l.Policy.AttestationMaxAge()))
+		if v.att.MAA.Reason == reasonMAAUnavailable {
+			sooner(v.att.JudgedAt.Add(l.Settings.SlowPace))
+		}
 	}
 	for _, s := range v.plan.Steps {
-		if s.State == remedy.Planned && v.plan.Mode == "enforce" {
-			if until := row.Hold[ledger.SendKey(s)]; until.After(now) {
-				sooner(until)
-			}
+		if s.State != remedy.Planned || v.plan.Mode != policy.ModeEnforce {
+			continue
+		}
+		if until := v.hold[ledger.SendKey(s)]; until.After(now) {
+			sooner(until)
+		}
+		if h.done[ledger.SendKey(s)] {
+			sooner(now.Add(l.Settings.TransitionWait)) // it was done just now, and what is read doesn't show it yet
 		}
 	}
 	if !next.IsZero() && !next.After(now) {
@@ -214,7 +247,7 @@ func sharedOf(p cvm.Posture, doc *policy.Document) []string {
 		ids = append(ids, p.Vault.Value.ID)
 	}
 	if p.VM.Known && doc.HasRegion(p.VM.Value.Location) {
-		ids = append(ids, strings.ToLower(p.ID.Subscription())+"/regions/"+p.VM.Value.Location)
+		ids = append(ids, string(cvm.RegionOf(p.ID.Subscription(), p.VM.Value.Location)))
 	}
 	return ids
 }
