@@ -18,8 +18,10 @@ FUZZTIME ?= 30s
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-node_modules: package-lock.json
-	@npm ci --no-audit --no-fund --loglevel=error >&2 && touch node_modules
+NPM := node_modules/.package-lock.json
+
+$(NPM): package-lock.json
+	@npm ci --no-audit --no-fund --loglevel=error >&2 && touch $@
 
 dist: ## stage what is deployed: the binary, host.json, the functions and the guest's tool
 	@rm -rf .dist && mkdir -p .dist/guest
@@ -29,14 +31,14 @@ dist: ## stage what is deployed: the binary, host.json, the functions and the gu
 	@find .dist -type f -exec chmod a-x {} + && chmod a+x .dist/cvmguard
 	@rm -rf dist && mv .dist dist
 
-run: dist node_modules ## the local world: confidential VMs are created, guarded and recorded (ONCE=1 FORMAT=json MODE=observe SCENE=full POLICY=…)
+run: dist $(NPM) ## the local world: confidential VMs are created, guarded and recorded (ONCE=1 FORMAT=json MODE=observe SCENE=full POLICY=…)
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/cvmguard-dev ./cmd/cvmguard >&2
 	@bin/cvmguard-dev dev --dist dist --infra infra --azurite node_modules/azurite/dist/src/azurite.js --scene $(SCENE) --mode $(MODE) --format $(FORMAT) $(if $(POLICY),--policy $(POLICY)) $(if $(ONCE),--once)
 
-test: dist node_modules ## all tests, with the race detector
+test: dist $(NPM) ## all tests, with the race detector
 	$(GO) test -race -timeout 20m ./...
 
-lint: node_modules ## formatting, vet, golangci-lint, Bicep's syntax
+lint: $(NPM) ## formatting, vet, golangci-lint, Bicep's syntax
 	@test -z "$$(gofmt -l cmd handlers internal)" || { echo "gofmt these files:" >&2; gofmt -l cmd handlers internal >&2; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
@@ -44,7 +46,7 @@ lint: node_modules ## formatting, vet, golangci-lint, Bicep's syntax
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
 	node tools/bicep-lint.mjs
 
-bench: dist node_modules ## the published figures, each beside its floor
+bench: dist $(NPM) ## the published figures, each beside its floor
 	$(GO) run ./cmd/bench -dist dist -infra infra -azurite node_modules/azurite/dist/src/azurite.js
 
 fuzz: ## every fuzz target for FUZZTIME

@@ -138,7 +138,7 @@ func TestMissingPermissionIsUnknown(t *testing.T) {
 	}
 }
 
-func TestReconcileFailsWithStorageAndAzure(t *testing.T) {
+func TestReconcileFailsWithStorage(t *testing.T) {
 	vm := vmNamed("vm1")
 	for _, part := range []struct{ op, name string }{{"insert", "vms/"}, {"replace", "vms/"}, {"create", "records/"}, {"enqueue", ""}} {
 		w := newWorld(t)
@@ -155,13 +155,35 @@ func TestReconcileFailsWithStorageAndAzure(t *testing.T) {
 			t.Errorf("%s: %d once it is back", part.op, status)
 		}
 	}
+}
+
+// TestAzureAwayIsNoVerdict: what can't be read for the moment is read again later,
+// by a message of its own, and judged then.
+func TestAzureAwayIsNoVerdict(t *testing.T) {
 	w := newWorld(t)
+	vm := vmNamed("vm1")
 	w.azure.fail["Disk"] = fault.New(fault.Transient, "reading disk", "d", "503")
-	if status := w.message("reconcile", messageFor(vm)); status != 500 || w.row(vm).Verdict != "" {
-		t.Errorf("with Azure away: %d %q", status, w.row(vm).Verdict)
+	status := w.message("reconcile", messageFor(vm))
+	row := w.row(vm)
+	if row.Verdict != "" || row.HeadSeq != 0 || !strings.Contains(row.LastError, "503") {
+		t.Errorf("%d, verdict %q, last error %q", status, row.Verdict, row.LastError)
 	}
-	if row := w.row(vm); !strings.Contains(row.LastError, "503") {
-		t.Errorf("the row doesn't say why: %q", row.LastError)
+	if status != 200 || !row.NextLook.After(w.clock.Now()) {
+		t.Fatalf("%d, next look %s", status, row.NextLook)
+	}
+	var again []reconcile.Message
+	for _, m := range w.queued() {
+		if m.VM == vm && m.Due.Equal(row.NextLook) {
+			again = append(again, m)
+		}
+	}
+	if len(again) != 1 {
+		t.Fatalf("queued %+v for the next look at %s", w.queued(), row.NextLook)
+	}
+	delete(w.azure.fail, "Disk")
+	w.clock.Set(row.NextLook)
+	if status := w.message("reconcile", string(again[0].Encode())); status != 200 || w.row(vm).Verdict != policy.Unknown || w.row(vm).LastError != "" {
+		t.Errorf("once it is back: %d %+v", status, w.row(vm))
 	}
 }
 
