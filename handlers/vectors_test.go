@@ -161,8 +161,8 @@ type outcome struct {
 
 var (
 	cvmA = []string{"/subscriptions/00000000-0000-0000-0000-000000000001/resourcegroups/rg-guard/providers/microsoft.compute/virtualmachines/cvm-a"}
-	// strict is what becomes of a message whose cause has a member (time) that no
-	// message of ours has: it isn't understood, and not lost.
+	// strict is what becomes of a message with a member that no message of ours has:
+	// it isn't understood, and not lost.
 	strict = outcome{inbox: 1}
 )
 
@@ -173,7 +173,7 @@ var hostVectors = map[string]outcome{
 	"c-http-forwarded-spoofed-invocation":  {status: 404},
 	"c-http-get-vms":                       {status: 404},
 	"c-http-post-rerun-route":              {status: 202, queued: cvmA},
-	"c-queue-json":                         strict,
+	"c-queue-json":                         {turn: true},
 	"c-queue-metadata-overwritten":         strict,
 	"c-queue-plain-text":                   {inbox: 1},
 	"c-timer":                              {},
@@ -192,10 +192,10 @@ var hostVectors = map[string]outcome{
 	"http-rerun-wrapped":                   {status: 202, queued: cvmA},
 	"http-vms-get-wrapped":                 {status: 200},
 	"ping":                                 {},
-	"queue-fifth-try":                      strict,
-	"queue-json-object":                    strict,
-	"queue-json-text":                      strict,
-	"queue-json-twice":                     strict,
+	"queue-fifth-try":                      {turn: true},
+	"queue-json-object":                    {turn: true},
+	"queue-json-text":                      {turn: true},
+	"queue-json-twice":                     {turn: true},
 	"queue-plain-text":                     {inbox: 1},
 	"timer":                                {},
 	"timer-no-monitor":                     {},

@@ -26,19 +26,44 @@ type Message struct {
 // maxMessage is the longest message that is read, in bytes.
 const maxMessage = 48 << 10
 
-// DecodeMessage reads a message strictly: unknown members, two objects or none,
-// and malformed ids are fault.Invalid.
+// anyCause is a cause as somebody else may write it: it decides little, so what is
+// unknown in it is passed over, and its time may be called time.
+type anyCause ledger.Cause
+
+// UnmarshalJSON reads a cause leniently.
+func (c *anyCause) UnmarshalJSON(b []byte) error {
+	var wide struct {
+		ledger.Cause
+		Time time.Time `json:"time"`
+	}
+	if err := json.Unmarshal(b, &wide); err != nil {
+		return fmt.Errorf("its cause: %w", err)
+	}
+	if wide.At.IsZero() {
+		wide.At = wide.Time
+	}
+	*c = anyCause(wide.Cause)
+	return nil
+}
+
+// DecodeMessage reads a message strictly but for its cause: unknown members, two
+// objects or none, and malformed ids are fault.Invalid.
 func DecodeMessage(text []byte) (Message, error) {
 	const op = "reading a queue message"
 	if len(text) > maxMessage {
 		return Message{}, fault.New(fault.Invalid, op, "", "it has %d bytes, the most is %d", len(text), maxMessage)
 	}
-	var m Message
+	var wire struct {
+		Message
+		Cause anyCause `json:"cause"` // in the place of Message's
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&m); err != nil {
+	if err := d.Decode(&wire); err != nil {
 		return Message{}, fault.New(fault.Invalid, op, "", "%w; a message is {\"vm\":\"/subscriptions/…\",\"cause\":{\"kind\":\"rerun\"}}", err)
 	}
+	m := wire.Message
+	m.Cause = ledger.Cause(wire.Cause)
 	if _, err := d.Token(); err != io.EOF {
 		return Message{}, fault.New(fault.Invalid, op, "", "there is text after the JSON object")
 	}
