@@ -68,16 +68,16 @@ func settle(a HTTPAnswer) (HTTPAnswer, error) {
 	return a, nil
 }
 
-// errorAnswer is an HTTPAnswer that says what was wrong, as {"error": …}.
+// errorAnswer is an HTTPAnswer that says what was wrong, as {"error": {"message": …}}, the shape of all of cvmguard's refusals.
 func errorAnswer(status int, format string, args ...any) HTTPAnswer {
 	return HTTPAnswer{Status: status, Header: map[string]string{"Content-Type": "application/json"},
 		Body: errorBody(fmt.Sprintf(format, args...))}
 }
 
 func errorBody(text string) []byte {
-	b, err := json.Marshal(map[string]string{"error": text})
+	b, err := json.Marshal(map[string]map[string]string{"error": {"message": text}})
 	if err != nil { // a map of strings can't fail to marshal
-		return []byte(`{"error":"internal error"}`)
+		return []byte(`{"error":{"message":"internal error"}}`)
 	}
 	return b
 }

@@ -200,7 +200,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (m *Mux) send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	if err := writeJSON(w, status, body); err != nil {
-		m.log.Warn("the answer could not be sent", "path", r.URL.Path, "error", err)
+		m.log.Warn("the answer could not be sent", "method", r.Method, "error", err)
 	}
 }
 

@@ -171,7 +171,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "1")
 		w.Header().Set("Connection", "close")
 		if err := writeJSON(w, http.StatusServiceUnavailable, errorBody("this process is stopping")); err != nil {
-			s.opts.Log.Warn("the answer could not be sent", "path", r.URL.Path, "error", err)
+			s.opts.Log.Warn("the answer could not be sent", "method", r.Method, "error", err)
 		}
 		return
 	}
