@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -59,8 +60,11 @@ func (b *bench) acknowledged(ctx context.Context) error {
 		}
 	}
 	m, err := w.Storage.QueueRaw().Dequeue(ctx, ledger.QueueReconcile, 1, time.Second)
-	if err != nil || len(m) == 0 {
-		return fmt.Errorf("the acknowledged events are not on the queue: %w", err)
+	if err != nil {
+		return err
+	}
+	if len(m) == 0 {
+		return errors.New("no acknowledged event is on the queue")
 	}
 	const name = "event to acknowledgement, "
 	b.figures = append(b.figures,

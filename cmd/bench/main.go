@@ -144,11 +144,12 @@ type bench struct {
 	// Storage calls that one event costs, counted in this run: of a VM that is seen
 	// for the first time, and of one that is unchanged.
 	mix, unchanged mix
+	lines          *verdictLines // of every world's handler
 	figures        []Figure
 }
 
 func newBench(ctx context.Context, o options, stderr io.Writer) (b *bench, err error) {
-	b = &bench{options: o, sizes: fullSizes, stderr: stderr, started: time.Now()}
+	b = &bench{options: o, sizes: fullSizes, stderr: stderr, started: time.Now(), lines: newVerdictLines()}
 	if o.quick {
 		b.sizes = quickSizes
 	}
@@ -226,7 +227,7 @@ func (b *bench) world(ctx context.Context, own map[string]string) (*local.World,
 			all[k] = v
 		}
 	}
-	w, err := local.Start(ctx, local.Options{Dist: b.dist, Infra: b.infra, Azurite: b.azurite, Mode: "observe", Settings: all})
+	w, err := local.Start(ctx, local.Options{Dist: b.dist, Infra: b.infra, Azurite: b.azurite, Mode: "observe", Settings: all, Output: b.lines})
 	if err != nil {
 		return nil, fmt.Errorf("starting the local world: %w", err)
 	}

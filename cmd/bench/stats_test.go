@@ -129,3 +129,29 @@ func TestStatusLine(t *testing.T) {
 		t.Errorf("parent %d, %v", ppid, cpu)
 	}
 }
+
+func TestVerdictLines(t *testing.T) {
+	v := newVerdictLines()
+	wait := v.expect("/subscriptions/S/resourceGroups/g/x")
+	for _, line := range []string{
+		"not JSON\n", `{"msg":"verdict"` + "\n", `{"msg":"listening","object":"/subscriptions/s/resourcegroups/g/x"}` + "\n",
+		`{"msg":"verdict","object":"/subscriptions/s/resourcegroups/g/other","verdict":"unknown"}` + "\n",
+		`{"msg":"verdict","object":"/subscriptions/s/resourcegroups/g/x","verdict":"unknown"}` + "\n",
+	} {
+		before := time.Now()
+		if _, err := v.Write([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		v.mu.Lock()
+		left := len(v.wait)
+		v.mu.Unlock()
+		if strings.Contains(line, `/x","verdict"`) != (left == 0) {
+			t.Fatalf("after %q %d VMs are waited for", line, left)
+		}
+		if left == 0 {
+			if at, err := wait(t.Context()); err != nil || at.Before(before) {
+				t.Errorf("%v, %v", at, err)
+			}
+		}
+	}
+}
