@@ -22,11 +22,11 @@ func (echo) Run(_ context.Context, env map[string]string, _ string) (int, string
 	return 0, "nonce " + env["NONCE"], ""
 }
 
-// repoRole is the role that the deployment grants, with the remedies' part.
+// repoRole is all that the deployment grants when every part is opted into.
 func repoRole(t *testing.T) *azuresim.Role {
 	t.Helper()
 	all := &azuresim.Role{}
-	for _, name := range []string{"role.json", "role-remedy.json"} {
+	for _, name := range []string{"role-read.json", "role.json", "role-remedy.json", "role-access-policies.json"} {
 		b, err := os.ReadFile(filepath.Join("..", "..", "infra", name))
 		if err != nil {
 			t.Skip("the deployment's roles are not in this tree")

@@ -55,6 +55,9 @@ type Row struct {
 	StateHash      string    // Record.StateHash of it
 	CompliantSince time.Time // zero unless Verdict is compliant
 	GoneSince      time.Time // first 404
+	// TransitionSince is since when the object is seen to be changed by somebody,
+	// zero when it isn't.
+	TransitionSince time.Time
 	Development    bool
 
 	// What is being done.

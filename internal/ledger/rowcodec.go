@@ -31,7 +31,7 @@ const (
 // rowColumns are all columns that this version writes.
 var rowColumns = []string{ColID, "shared", ColOwner, "leaseEnds", "again", "followed", "causes", "evidenceWanted", "pending", "vmId",
 	ColVerdict, "kind", "tee", ColRegion, ColDES, ColKey, ColVault, "findings", "plan", "attestation", "policy", "stateHash",
-	"compliantSince", ColGone, "development", ColNextLook, "step", "sends", "hold", "headSeq", "headHash", "lastEvent", "lastEventAt",
+	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "headSeq", "headHash", "lastEvent", "lastEventAt",
 	ColLastSeen, "lastError", "cut"}
 
 // DecodeRow reads a row of table vms or shared. A column that can't be read is a
@@ -45,7 +45,7 @@ func DecodeRow(e Entity) (Row, error) {
 		Verdict: policy.Value(e.Cols[ColVerdict]), Kind: cvm.Kind(e.Cols["kind"]), TEE: cvm.TEE(e.Cols["tee"]), Region: e.Cols[ColRegion],
 		DES: cvm.DESID(e.Cols[ColDES]), Key: cvm.KeyID(e.Cols[ColKey]), Vault: e.Cols[ColVault],
 		PolicyHash: e.Cols["policy"], StateHash: e.Cols["stateHash"], CompliantSince: d.moment("compliantSince"),
-		GoneSince: d.moment(ColGone), Development: d.flag("development"), NextLook: d.moment(ColNextLook),
+		GoneSince: d.moment(ColGone), TransitionSince: d.moment("transitionSince"), Development: d.flag("development"), NextLook: d.moment(ColNextLook),
 		HeadSeq: d.number("headSeq"), HeadHash: e.Cols["headHash"],
 		LastEvent: e.Cols["lastEvent"], LastEventAt: d.moment("lastEventAt"), LastSeen: d.moment(ColLastSeen), LastError: e.Cols["lastError"]}
 	d.document("causes", &r.Causes)
@@ -121,6 +121,7 @@ func (r *Row) Entity() (Entity, error) {
 	set("stateHash", r.StateHash)
 	set("compliantSince", TimeText(r.CompliantSince))
 	set(ColGone, TimeText(r.GoneSince))
+	set("transitionSince", TimeText(r.TransitionSince))
 	set("development", strconv.FormatBool(r.Development))
 	set(ColNextLook, TimeText(r.NextLook))
 	set("headSeq", strconv.Itoa(r.HeadSeq))

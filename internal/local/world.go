@@ -26,7 +26,7 @@ import (
 // Options of a world. Dist, Infra and Azurite are required.
 type Options struct {
 	Dist    string // the staged function app
-	Infra   string // for the role: infra/role.json and role-remedy.json
+	Infra   string // for the roles: infra/role*.json
 	Azurite string // its script, node_modules/azurite/dist/src/azurite.js
 
 	Mode     string            // observe or enforce
@@ -113,10 +113,11 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 	return w, w.settings()
 }
 
-// readRole joins what the app may do always and what policy may let it do.
+// readRole joins the roles: what the app may always do, what it may do in mode
+// enforce, and what a deployment may grant on top.
 func readRole(infra string) (*azuresim.Role, error) {
 	all := &azuresim.Role{}
-	for _, name := range []string{"role.json", "role-remedy.json"} {
+	for _, name := range []string{"role-read.json", "role.json", "role-remedy.json", "role-access-policies.json"} {
 		b, err := os.ReadFile(filepath.Join(infra, name))
 		if err != nil {
 			return nil, fmt.Errorf("reading the role: %w", err)

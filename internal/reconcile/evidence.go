@@ -57,7 +57,11 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 		if err != nil {
 			return err
 		}
-		if a != nil && (att == nil || !a.NonceIssued.Before(att.NonceIssued)) {
+		switch {
+		case a == nil || att != nil && a.NonceIssued.Before(att.NonceIssued):
+		case e.Bundle == "" && !pushCounts(a, att):
+			h.log.Warn("a push that proves nothing was passed over", slog.String("evidence", a.Evidence.Reason), slog.String("maa", a.MAA.Reason), slog.String("bundle", a.Bundle))
+		default:
 			att = a
 		}
 	}
@@ -87,6 +91,17 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 	p.EvidenceDue = doc.AttestationAsked() &&
 		(att == nil || att.NonceIssued.Before(wanted) || now.Sub(att.NonceIssued) >= doc.AttestationMaxAge())
 	return nil
+}
+
+// pushCounts says whether a pushed bundle says anything about the VM (one that came
+// by ARM has its hash in the step's outcome). Anybody may push: a push that doesn't pass was perhaps not the VM's at all, and neither takes away
+// what was proven nor stands for evidence that is due. One that only
+// Microsoft's service could not be asked about counts where nothing else is known.
+func pushCounts(a, have *cvm.Attestation) bool {
+	if a.Evidence.State != cvm.Pass {
+		return false
+	}
+	return a.MAA.State == cvm.Pass || a.MAA.State == cvm.NotApplicable || have == nil && a.MAA.Reason == reasonMAAUnavailable
 }
 
 // reasonMAAUnavailable is the one outcome that the same bundle may better.

@@ -70,6 +70,11 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 		if !v.gone {
 			r.GoneSince = time.Time{}
 		}
+		if !v.busy {
+			r.TransitionSince = time.Time{}
+		} else if r.TransitionSince.IsZero() {
+			r.TransitionSince = now
+		}
 		if v.region != "" {
 			r.Region = v.region
 		}

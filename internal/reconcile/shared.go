@@ -3,7 +3,6 @@ package reconcile
 import (
 	"context"
 	"strings"
-	"time"
 
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
@@ -44,10 +43,13 @@ func (l *Loop) viewShared(ctx context.Context, h *held, m Message, doc *policy.D
 			return nil, err
 		}
 	}
-	if s.DES.Known && busy(s.DES.Value.ProvisioningState) && h.row.Verdict != "" {
-		return nil, l.later(ctx, h, m, l.Settings.TransitionWait, func(r *ledger.Row) { r.GoneSince = time.Time{} })
+	changing := s.DES.Known && busy(s.DES.Value.ProvisioningState)
+	if changing {
+		if wait, err := l.awaitTransition(ctx, h, m, now); wait || err != nil {
+			return nil, err
+		}
 	}
-	v := &view{posture: s, gone: s.Gone, region: s.Region, hold: h.row.Hold, change: func(r *ledger.Row) {
+	v := &view{posture: s, gone: s.Gone, busy: changing, region: s.Region, hold: h.row.Hold, change: func(r *ledger.Row) {
 		if s.Vault.Known {
 			r.Vault = s.Vault.Value.Host
 		}

@@ -23,6 +23,7 @@ type view struct {
 	plan    remedy.Plan
 	att     *cvm.Attestation
 	gone    bool     // Azure said twice that it isn't there
+	busy    bool     // somebody is changing it
 	wake    []string // shared objects to put on the loop
 	region  string
 	hold    map[string]time.Time // by SendKey: until when a step that failed is held back
@@ -91,11 +92,13 @@ func (l *Loop) viewVM(ctx context.Context, h *held, m Message, doc *policy.Docum
 		return nil, err
 	}
 	// What was judged before was another VM where the unique id differs.
-	if h.row.Verdict != "" && h.row.UniqueID == p.VM.Value.UniqueID && inTransition(p) {
-		return nil, l.later(ctx, h, m, l.Settings.TransitionWait, func(r *ledger.Row) { r.GoneSince = time.Time{} })
+	if h.row.UniqueID == p.VM.Value.UniqueID && inTransition(p) {
+		if wait, err := l.awaitTransition(ctx, h, m, now); wait || err != nil {
+			return nil, err
+		}
 	}
 	p.GuestAsked, p.AllowDevelopment = true, l.Development
-	v := &view{hold: h.row.Hold, change: func(*ledger.Row) {}}
+	v := &view{busy: inTransition(p), hold: h.row.Hold, change: func(*ledger.Row) {}}
 	if p.VM.Known {
 		v.vm = &p.VM.Value
 		v.region = v.vm.Location
@@ -117,6 +120,36 @@ func (l *Loop) viewVM(ctx context.Context, h *held, m Message, doc *policy.Docum
 	}
 	v.wake, err = l.sharedToWake(ctx, p, v.plan, doc, now)
 	return v, err
+}
+
+// transitionMost is how many waits a transition may last before the object is
+// judged as it stands: a quarter of an hour by default.
+const transitionMost = 60
+
+// awaitTransition leaves an object that somebody is changing, and that was judged
+// before, for a later look. It answers false when the object is to be judged: for
+// the first time, or because the change lasts too long for its old verdict to
+// stand.
+func (l *Loop) awaitTransition(ctx context.Context, h *held, m Message, now time.Time) (bool, error) {
+	since := h.row.TransitionSince
+	if since.IsZero() {
+		since = now
+	}
+	if h.row.Verdict == "" || now.Sub(since) >= transitionMost*l.Settings.TransitionWait {
+		return false, nil
+	}
+	return true, l.later(ctx, h, m, l.transitionPause(since, now), func(r *ledger.Row) {
+		r.GoneSince, r.TransitionSince = time.Time{}, since
+	})
+}
+
+// transitionPause grows with how long a transition has lasted, up to the slow pace.
+func (l *Loop) transitionPause(since, now time.Time) time.Duration {
+	pause := l.Settings.TransitionWait
+	if !since.IsZero() {
+		pause = max(pause, now.Sub(since)/2)
+	}
+	return min(pause, max(l.Settings.SlowPace, l.Settings.TransitionWait))
 }
 
 // stamp names the policy in force, which a dry run is judged by too.
@@ -173,8 +206,8 @@ func (l *Loop) nextLook(h *held, v *view, now time.Time) time.Time {
 	// What isn't known is asked for again, whatever else has failed.
 	if v.verdict.Value != policy.NotACVM && slices.ContainsFunc(v.verdict.Findings, func(f policy.Finding) bool { return f.State == cvm.UnknownState }) {
 		sooner(now.Add(l.Settings.SlowPace))
-		if v.vm != nil && busy(v.vm.ProvisioningState) {
-			sooner(now.Add(l.Settings.TransitionWait))
+		if v.busy {
+			sooner(now.Add(l.transitionPause(h.row.TransitionSince, now)))
 		}
 	}
 	if v.att != nil && l.Policy.AttestationAsked() {
