@@ -17,7 +17,7 @@ func Sweep(source Source) customhandler.TimerFunc {
 		if err != nil {
 			return err
 		}
-		r, err := app.Fleet.Sweep(ctx, app.Now().UTC().Hour() == fullHour)
+		r, err := app.Fleet.Sweep(ctx, c.PastDue || app.Now().UTC().Hour() == fullHour)
 		log := customhandler.LogFrom(ctx)
 		attrs := []any{slog.Int("listed", r.Listed), slog.Int("new", r.New), slog.Int("missed", r.Missed), slog.Int("stale", r.Stale),
 			slog.Int("unjudged", r.Unjudged), slog.Int("overdue", r.Overdue), slog.Int("imported", r.Imported), slog.Int("enqueued", r.Enqueued)}

@@ -66,7 +66,7 @@ func (m *Mux) serveInvocation(w http.ResponseWriter, r *http.Request, fn *functi
 		m.send(w, r, http.StatusBadRequest, errorBody(err.Error()))
 		return
 	}
-	notes, err := m.run(r.Context(), meta, true, work)
+	notes, err := m.run(r.Context(), meta, fn.Kind, work)
 	if err != nil {
 		m.send(w, r, http.StatusInternalServerError, errorBody(err.Error()))
 		return
@@ -199,7 +199,7 @@ func (m *Mux) callHTTP(ctx context.Context, fn *function, c HTTPCall, bodyLost b
 		return tooLong(m.limits.Body), nil, nil
 	}
 	var answer HTTPAnswer
-	notes, err := m.run(ctx, c.Meta, false, func(ctx context.Context) error {
+	notes, err := m.run(ctx, c.Meta, fn.Kind, func(ctx context.Context) error {
 		var err error
 		answer, err = settle(fn.http(ctx, c))
 		return err
@@ -215,14 +215,14 @@ func (m *Mux) callHTTP(ctx context.Context, fn *function, c HTTPCall, bodyLost b
 // run does the work of one invocation within the limits: it waits for a place
 // (or gives errBusy), sets the context, turns a panic into an error and logs
 // the outcome.
-func (m *Mux) run(ctx context.Context, meta Meta, wait bool, work func(context.Context) error) (notes []string, err error) {
+func (m *Mux) run(ctx context.Context, meta Meta, kind Kind, work func(context.Context) error) (notes []string, err error) {
 	inv := &invocation{meta: meta, log: m.log.With("function", meta.Function, "invocation", meta.Invocation)}
-	if err := m.takePlace(ctx, wait); err != nil {
+	if err := m.takePlace(ctx, kind != HTTPTrigger); err != nil {
 		inv.log.Warn("invocation not begun", "error", err)
 		return nil, err
 	}
 	defer func() { <-m.slots }()
-	ctx, cancel := context.WithTimeout(context.WithValue(ctx, invocationKey{}, inv), m.limits.Time)
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, invocationKey{}, inv), m.limits.timeOf(kind))
 	defer cancel()
 	began := time.Now()
 	defer func() {

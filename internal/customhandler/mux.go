@@ -26,12 +26,20 @@ const (
 // means the default that is named.
 type Limits struct {
 	Parallel int           // invocations at once; 64
-	Time     time.Duration // for one invocation, waiting for its turn not counted; 60 s
+	Time     time.Duration // for one invocation by event or queue, waiting for its turn not counted; 60 s
+	Long     time.Duration // for one by timer or HTTP: below the front end's 230 s; 220 s
 	Body     int64         // an HTTP caller's body, bytes, wrapped or not; 2 MiB
 	// Wrapped is an invocation's whole body, bytes; 8 MiB. The host carries most
 	// values twice (Data and Metadata) and escapes them up to twice, so that the
 	// largest event (1 MiB) and the largest Body fit with room to spare.
 	Wrapped int64
+}
+
+func (l Limits) timeOf(k Kind) time.Duration {
+	if k == TimerTrigger || k == HTTPTrigger {
+		return l.Long
+	}
+	return l.Time
 }
 
 func (l Limits) withDefaults() Limits {
@@ -40,6 +48,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Time <= 0 {
 		l.Time = 60 * time.Second
+	}
+	if l.Long <= 0 {
+		l.Long = 220 * time.Second
 	}
 	if l.Body <= 0 {
 		l.Body = 2 << 20

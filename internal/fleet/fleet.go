@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"cvmguard/internal/cvm"
@@ -85,17 +87,18 @@ type Report struct {
 // as lost: a message was dropped or expired.
 const overdueAfter = 15 * time.Minute
 
-// Sweep lists the estate, puts on the loop what is new, stale or never judged
-// (with full: everything), imports dead letters and forgets old nonces. A part
-// that fails doesn't keep the others from their work; the error names all.
+// Sweep imports dead letters, lists the estate, puts on the loop what is new,
+// stale or never judged (with full: everything), and forgets old nonces. A part
+// that fails doesn't keep the others from their work; the error names all. What is
+// long comes after what was lost for certain: a sweep that runs out of time has
+// imported the dead letters.
 func (f *Fleet) Sweep(ctx context.Context, full bool) (Report, error) {
 	var r Report
-	faults := []error{f.sweepEstate(ctx, full, &r)}
-	var err error
-	r.Imported, err = f.importDeadLetters(ctx)
-	faults = append(faults, err)
-	r.OldNonces, err = f.Nonces.Expire(ctx, f.Now().Add(-24*time.Hour))
-	return r, errors.Join(append(faults, err)...)
+	var faults [3]error
+	r.Imported, faults[0] = f.importDeadLetters(ctx)
+	faults[1] = f.sweepEstate(ctx, full, &r)
+	r.OldNonces, faults[2] = f.Nonces.Expire(ctx, f.Now().Add(-24*time.Hour))
+	return r, errors.Join(faults[:]...)
 }
 
 func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
@@ -104,6 +107,7 @@ func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
 	if err != nil {
 		return err
 	}
+	var wake []cvm.VMID
 	err = f.Lister.ListVMs(ctx, Scope{}, func(vm VM) error {
 		r.Listed++
 		key := strings.ToLower(string(vm.ID))
@@ -131,25 +135,64 @@ func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
 		if !why {
 			return nil
 		}
-		r.Enqueued++
-		return f.enqueue(ctx, vm.ID, now)
+		wake = append(wake, vm.ID)
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("listing the estate: %w", err)
+		err = fmt.Errorf("listing the estate: %w", err)
 	}
 	// Rows that the listing doesn't show: gone, or not to be listed any more. The
 	// loop finds out which.
 	for _, row := range rows {
-		if row.Verdict == policy.Gone || now.Sub(row.LastSeen) < f.Stale && !full {
+		// After a listing that was cut short nobody can say what is gone.
+		if err != nil || row.Verdict == policy.Gone || now.Sub(row.LastSeen) < f.Stale && !full {
 			continue
 		}
 		r.Gone++
-		r.Enqueued++
-		if err := f.enqueue(ctx, cvm.VMID(row.ID), now); err != nil {
-			return err
-		}
+		wake = append(wake, cvm.VMID(row.ID))
 	}
-	return nil
+	n, wakeErr := f.wakeAll(ctx, wake, ledger.Cause{Kind: "sweep", At: now}, false)
+	r.Enqueued = n
+	return errors.Join(err, wakeErr)
+}
+
+// wakers is how many messages are put on the queue at a time.
+const wakers = 16
+
+// wakeAll puts VMs on the loop and answers with how many; the first failure stops
+// what hasn't begun.
+func (f *Fleet) wakeAll(ctx context.Context, ids []cvm.VMID, cause ledger.Cause, dry bool) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	next := make(chan cvm.VMID)
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for range min(wakers, len(ids)) {
+		wg.Go(func() {
+			for id := range next {
+				if err := Wake(ctx, f.Queue, reconcile.Message{VM: string(id), Cause: cause, DryRun: dry}); err != nil {
+					cancel(err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	for _, id := range ids {
+		select {
+		case next <- id:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	close(next)
+	wg.Wait()
+	n := int(done.Load())
+	if n < len(ids) {
+		return n, fmt.Errorf("after %d of %d VMs: %w", n, len(ids), context.Cause(ctx))
+	}
+	return n, nil
 }
 
 func (f *Fleet) rows(ctx context.Context) (map[string]ledger.Row, error) {
@@ -178,10 +221,6 @@ func (f *Fleet) log() *slog.Logger {
 	return f.Log
 }
 
-func (f *Fleet) enqueue(ctx context.Context, id cvm.VMID, now time.Time) error {
-	return Wake(ctx, f.Queue, reconcile.Message{VM: string(id), Cause: ledger.Cause{Kind: "sweep", At: now}})
-}
-
 // maxCauseID is how much of a cause's id goes on the queue, in bytes. Event ids
 // are GUIDs; one that is longer would not fit a message or a row.
 const maxCauseID = 256
@@ -206,8 +245,8 @@ func Wake(ctx context.Context, q ledger.Queue, m reconcile.Message) error {
 const MaxRerun = 100_000
 
 // Rerun puts every VM of a scope on the loop and answers with how many. Nothing
-// is put there before the whole scope is listed: a scope that is refused or cut
-// short changes nothing.
+// is put there before the whole scope is listed: a scope that is refused changes
+// nothing; a queue that fails half-way is an error that says how many were put.
 func (f *Fleet) Rerun(ctx context.Context, s Scope, cause ledger.Cause, dry bool) (int, error) {
 	var ids []cvm.VMID
 	err := f.Lister.ListVMs(ctx, s, func(vm VM) error {
@@ -220,12 +259,7 @@ func (f *Fleet) Rerun(ctx context.Context, s Scope, cause ledger.Cause, dry bool
 	if err != nil {
 		return 0, err
 	}
-	for i, id := range ids {
-		if err := Wake(ctx, f.Queue, reconcile.Message{VM: string(id), Cause: cause, DryRun: dry}); err != nil {
-			return i, fmt.Errorf("after %d of %d VMs: %w", i, len(ids), err)
-		}
-	}
-	return len(ids), nil
+	return f.wakeAll(ctx, ids, cause, dry)
 }
 
 // WakeByKey puts on the loop every VM that hangs on a key (its versionless URL,

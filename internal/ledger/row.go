@@ -58,7 +58,7 @@ type Row struct {
 	// TransitionSince is since when the object is seen to be changed by somebody,
 	// zero when it isn't.
 	TransitionSince time.Time
-	Development    bool
+	Development     bool
 
 	// What is being done.
 	NextLook time.Time
