@@ -35,7 +35,7 @@ Results are on stdout, everything else on stderr.`
 
 // run is the command line as a function: its result is the exit status.
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second interrupt ends the process
 	c := &console{ctx: ctx, getenv: getenv, stdout: stdout, stderr: stderr, now: time.Now}

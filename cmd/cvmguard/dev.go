@@ -88,8 +88,8 @@ func (d *devCmd) Run(c *console) error {
 	fmt.Fprintf(c.stderr, "\nThe local world stays up until Ctrl-C. Try:\n"+
 		"  curl -s %[1]s/vms\n  curl -s %[1]s/vms/%[2]s/records\n  curl -s '%[1]s/vms/%[2]s/fresh?max_age=1h'\n"+
 		"  curl -s -X POST %[1]s/rerun -d '{\"vm\":\"%[3]s\"}'\n  curl -s %[1]s/inbox\n  curl -s %[1]s/health\n", w.API(), local.Chain(run.VMs[0].ID), run.VMs[0].ID)
-	fmt.Fprintf(c.stderr, "\nFor the command line (check, rebuild) in this world:\n")
-	for _, e := range w.Env() {
+	fmt.Fprintf(c.stderr, "\nFor the command line in this world:\n")
+	for _, e := range append(w.Env(), "CVMGUARD_URL="+w.Host().URL()) {
 		name, value, _ := strings.Cut(e, "=")
 		fmt.Fprintf(c.stderr, "  export %s='%s'\n", name, value)
 	}

@@ -244,11 +244,17 @@ func (w *World) StartHost(ctx context.Context) error {
 	w.host, w.stop = h, stop
 	w.mu.Unlock()
 	w.hosts.Add(1)
-	go w.keepHost(run, h)
-	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	// A handler that never answers and ends three times has something to say.
+	wait, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("it does not answer within 30 s"))
 	defer cancel()
+	wait, giveUp := context.WithCancelCause(wait)
+	defer giveUp(nil)
+	go w.keepHost(run, h, giveUp)
 	if err := h.WaitReady(wait); err != nil {
-		return fmt.Errorf("waiting for the handler: %w", err)
+		if cause := context.Cause(wait); cause != nil {
+			err = cause
+		}
+		return fmt.Errorf("starting the handler: %w", err)
 	}
 	return nil
 }
@@ -266,7 +272,7 @@ func (w *World) newHost() (*devhost.Host, error) {
 	return h, nil
 }
 
-func (w *World) keepHost(ctx context.Context, h *devhost.Host) {
+func (w *World) keepHost(ctx context.Context, h *devhost.Host, stopped context.CancelCauseFunc) {
 	defer w.hosts.Done()
 	for {
 		err := h.Run(ctx)
@@ -277,6 +283,7 @@ func (w *World) keepHost(ctx context.Context, h *devhost.Host) {
 			w.opts.Log.Error("the host ended", "error", err)
 			return
 		}
+		stopped(err) // heard only by who waits for the first answer
 		select {
 		case <-ctx.Done():
 		case <-time.After(platformPause):
