@@ -14,6 +14,9 @@ MODE     ?= enforce
 SCENE    ?= main
 POLICY   ?=
 FUZZTIME ?= 30s
+# Flex Consumption runs linux/amd64, and so a plain `make dist` builds for it on
+# any machine. Goals that run the binary here take this machine's platform.
+DIST_ENV ?= $(if $(filter run test bench func,$(MAKECMDGOALS)),,GOOS=linux GOARCH=amd64)
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,10 +26,10 @@ NPM := node_modules/.package-lock.json
 $(NPM): package-lock.json
 	@npm ci --no-audit --no-fund --loglevel=error >&2 && touch $@
 
-dist: ## stage what is deployed: the binary, host.json, the functions and the guest's tool
+dist: ## stage what is deployed, for linux/amd64: the binary, host.json, the functions, the guest's tool (DIST_ENV= for this machine; run, test, bench and func stage that)
 	@rm -rf .dist && mkdir -p .dist/guest
-	@CGO_ENABLED=0 $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o .dist/cvmguard ./cmd/cvmguard >&2
-	@CGO_ENABLED=0 $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o .dist/guest/cvmguard-guest ./cmd/cvmguard-guest >&2
+	@CGO_ENABLED=0 $(DIST_ENV) $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o .dist/cvmguard ./cmd/cvmguard >&2
+	@CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build -tags release -trimpath -ldflags '$(LDFLAGS)' -o .dist/guest/cvmguard-guest ./cmd/cvmguard-guest >&2
 	@cp -R functions/. .dist/ && cp host.json local.settings.sample.json .dist/
 	@find .dist -type f -exec chmod a-x {} + && chmod a+x .dist/cvmguard
 	@rm -rf dist && mv .dist dist

@@ -28,18 +28,24 @@ param name string = 'cvmguard'
 ])
 param storageSku string = 'Standard_ZRS'
 
-@description('observe: plans are recorded and nothing is changed. enforce: the policy in force is carried out.')
+@description('observe: plans are recorded, nothing is changed and the identity may only read. enforce: the policy in force is carried out, and the identity gets the writes of role.json.')
 @allowed([
   'observe'
   'enforce'
 ])
 param mode string = 'observe'
 
-@description('Grant also the powers of role-remedy.json, which a policy may allow: deallocate and start, move data disks to their disk encryption set, make keys, repair rights.')
+@description('In mode enforce, grant also role-remedy.json, which a policy may allow: deallocate and start, move data disks to their disk encryption set, make keys, repair rights.')
 param grantRemedies bool = false
+
+@description('In mode enforce, grant also role-access-policies.json: repair rights in vaults with access policies. No condition narrows it: it can give any right in such a vault to anybody, to cvmguard itself too.')
+param grantAccessPolicies bool = false
 
 @description('Make the Event Grid subscriptions. Needs the code to be deployed already.')
 param events bool = false
+
+@description('With events: subscribe also to the health of VMs (Resource Notifications). Makes a system topic of its own, of which a subscription can have one.')
+param healthEvents bool = false
 
 @description('Azure allows one system topic for a subscription. If there is one, give its name and group; empty means that one is made in groupName.')
 param existingTopicName string = ''
@@ -58,11 +64,6 @@ param softDeleteDays int = 30
 @description('Tags on all that is made.')
 param tags object = {}
 
-// One source for code, simulator and deployment: the actions are read from the
-// same files that the simulator refuses by and the tests compare.
-var observeRole = loadJsonContent('role.json')
-var remedyRole = loadJsonContent('role-remedy.json')
-
 // What a VM event is: the operations after which a VM may stand differently.
 // runCommands/write is left out on purpose, it is cvmguard's own echo.
 var vmOperations = [
@@ -76,6 +77,7 @@ var vmOperations = [
   'Microsoft.Compute/virtualMachines/reapply/action'
   'Microsoft.Compute/virtualMachines/reimage/action'
   'Microsoft.Compute/virtualMachines/extensions/write'
+  'Microsoft.Compute/virtualMachines/extensions/delete'
 ]
 
 var vmEventTypes = [
@@ -90,6 +92,11 @@ var vmEventTypes = [
   'Microsoft.Resources.ResourceDeleteCancel'
 ]
 
+var healthEventTypes = [
+  'Microsoft.ResourceNotifications.HealthResources.AvailabilityStatusChanged'
+  'Microsoft.ResourceNotifications.HealthResources.ResourceAnnotated'
+]
+
 var keyEventTypes = [
   'Microsoft.KeyVault.KeyNewVersionCreated'
   'Microsoft.KeyVault.KeyNearExpiry'
@@ -100,7 +107,6 @@ var keyEventTypes = [
 // Crypto Service Encryption User (a disk encryption set's identity) and Key Vault
 // Crypto Service Release User (the Confidential VM Orchestrator).
 var grantable = 'e147488a-f6f5-4113-8e2d-b22465e65bf6, 08bbd89e-9f13-488c-ac41-acfcb10c90ab'
-var grantCondition = '((!(ActionMatches{\'Microsoft.Authorization/roleAssignments/write\'})) OR (@Request[Microsoft.Authorization/roleAssignments:RoleDefinitionId] ForAnyOfAnyValues:GuidEquals {${grantable}}))'
 
 var clouds = {
   AzureCloud: 'public'
@@ -193,63 +199,52 @@ module app 'modules/function-app.bicep' = {
   ]
 }
 
-resource observe 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
-  name: guid(subscription().id, name, 'observe')
-  properties: {
-    roleName: 'cvmguard (${name} ${take(suffix, 5)})'
-    description: 'What cvmguard does in every deployment: reads VMs, disks, disk encryption sets, keys and rights; installs the attestation extension, collects evidence by Run Command, sets tags and the rotation flag of a disk encryption set.'
-    type: 'customRole'
-    permissions: [
-      {
-        actions: observeRole.actions
-        notActions: []
-        dataActions: observeRole.dataActions
-        notDataActions: []
-      }
-    ]
-    assignableScopes: [
-      subscription().id
-    ]
+// One source for code, simulator and deployment: the actions are read from the
+// same files that the simulator refuses by and the tests compare.
+module readRole 'modules/role.bicep' = {
+  name: 'cvmguard-role-read'
+  params: {
+    key: '${name}-${groupName}-read'
+    roleName: 'cvmguard reads (${name} ${take(suffix, 5)})'
+    roleDescription: 'What cvmguard reads in every deployment: VMs, disks, disk encryption sets, keys, vaults and rights.'
+    powers: loadJsonContent('role-read.json')
+    principalId: identity.outputs.principalId
   }
 }
 
-resource remedy 'Microsoft.Authorization/roleDefinitions@2022-04-01' = if (grantRemedies) {
-  name: guid(subscription().id, name, 'remedy')
-  properties: {
+module enforceRole 'modules/role.bicep' = if (mode == 'enforce') {
+  name: 'cvmguard-role-enforce'
+  params: {
+    key: '${name}-${groupName}-enforce'
+    roleName: 'cvmguard writes (${name} ${take(suffix, 5)})'
+    roleDescription: 'What cvmguard writes in mode enforce: tags, the attestation extension, evidence by Run Command, disk encryption sets.'
+    powers: loadJsonContent('role.json')
+    principalId: identity.outputs.principalId
+  }
+}
+
+// The condition narrows role assignments: no role but the two, to service
+// principals alone, and never to cvmguard's own identity.
+module remedyRole 'modules/role.bicep' = if (mode == 'enforce' && grantRemedies) {
+  name: 'cvmguard-role-remedy'
+  params: {
+    key: '${name}-${groupName}-remedy'
     roleName: 'cvmguard remedies (${name} ${take(suffix, 5)})'
-    description: 'What a cvmguard policy may allow beyond observing: deallocate and start, data disks to their disk encryption set, keys and rights.'
-    type: 'customRole'
-    permissions: [
-      {
-        actions: remedyRole.actions
-        notActions: []
-        dataActions: remedyRole.dataActions
-        notDataActions: []
-      }
-    ]
-    assignableScopes: [
-      subscription().id
-    ]
+    roleDescription: 'What a cvmguard policy may allow on top: deallocate and start, data disks to their disk encryption set, keys and rights.'
+    powers: loadJsonContent('role-remedy.json')
+    principalId: identity.outputs.principalId
+    condition: '((!(ActionMatches{\'Microsoft.Authorization/roleAssignments/write\'})) OR (@Request[Microsoft.Authorization/roleAssignments:RoleDefinitionId] ForAnyOfAnyValues:GuidEquals {${grantable}} AND @Request[Microsoft.Authorization/roleAssignments:PrincipalType] ForAnyOfAnyValues:StringEqualsIgnoreCase {\'ServicePrincipal\'} AND @Request[Microsoft.Authorization/roleAssignments:PrincipalId] ForAnyOfAnyValues:GuidNotEquals {${identity.outputs.principalId}}))'
   }
 }
 
-resource observeAssignment 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(subscription().id, name, groupName, 'observe')
-  properties: {
-    roleDefinitionId: observe.id
+module accessPoliciesRole 'modules/role.bicep' = if (mode == 'enforce' && grantAccessPolicies) {
+  name: 'cvmguard-role-access-policies'
+  params: {
+    key: '${name}-${groupName}-access-policies'
+    roleName: 'cvmguard access policies (${name} ${take(suffix, 5)})'
+    roleDescription: 'Repair of rights in vaults with access policies. It can give any right in such a vault, to its holder too.'
+    powers: loadJsonContent('role-access-policies.json')
     principalId: identity.outputs.principalId
-    principalType: 'ServicePrincipal'
-  }
-}
-
-resource remedyAssignment 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (grantRemedies) {
-  name: guid(subscription().id, name, groupName, 'remedy')
-  properties: {
-    roleDefinitionId: remedy.id
-    principalId: identity.outputs.principalId
-    principalType: 'ServicePrincipal'
-    condition: grantCondition
-    conditionVersion: '2.0'
   }
 }
 
@@ -316,6 +311,19 @@ module keyEvents 'modules/key-events.bicep' = [for vault in keyVaultIds: if (eve
     tags: tags
   }
 }]
+
+module health 'modules/health-events.bicep' = if (events && healthEvents) {
+  name: 'cvmguard-health'
+  scope: group
+  params: {
+    topicName: 'evgt-${name}-health-${suffix}'
+    functionId: '${app.outputs.id}/functions/vm-event'
+    storageId: storage.outputs.id
+    storageName: storage.outputs.name
+    eventTypes: healthEventTypes
+    tags: tags
+  }
+}
 
 output functionApp string = app.outputs.name
 output functionAppHost string = app.outputs.host

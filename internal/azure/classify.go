@@ -87,7 +87,9 @@ func boots(e Event) bool {
 		return false
 	}
 	switch strings.ToLower(e.Operation) {
-	case "microsoft.compute/virtualmachines/start/action", "microsoft.compute/virtualmachines/restart/action":
+	case "microsoft.compute/virtualmachines/start/action", "microsoft.compute/virtualmachines/restart/action",
+		// On another host, and with an OS disk made anew.
+		"microsoft.compute/virtualmachines/redeploy/action", "microsoft.compute/virtualmachines/reimage/action":
 		return true
 	}
 	return false

@@ -160,7 +160,14 @@ func (k call) fromAuthentication(out *fault.Error, auth *azidentity.Authenticati
 	out.Kind, out.Code = fault.Denied, "AuthenticationFailed"
 	out.Err = &cause{"no token could be had for the function app's identity", auth}
 	out.Next = "check that the identity is assigned and AZURE_CLIENT_ID names it"
-	if r := auth.RawResponse; r != nil && (r.StatusCode == http.StatusTooManyRequests || r.StatusCode >= 500) {
+	r := auth.RawResponse
+	if r == nil {
+		// Nobody refused: the identity endpoint wasn't reached, or its answer was cut short.
+		out.Kind, out.Err = fault.Transient, &cause{"the identity endpoint gave no answer: " + firstLine(auth.Error()), auth}
+		out.Next = "try again later; if it stays so, check that the identity is assigned (az login where you run the command)"
+		return
+	}
+	if r.StatusCode == http.StatusTooManyRequests || r.StatusCode >= 500 {
 		out.Kind, out.RetryAfter, out.Next = fault.Transient, retryAfter(r), nextByKind[fault.Transient]
 	}
 }

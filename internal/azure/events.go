@@ -176,12 +176,14 @@ func refuseEvent(code, why string) error {
 		Next: "look at its bytes in the inbox, and at what the subscription sends"}
 }
 
+// eventTime reads a time; one that isn't within the years 1 to 9999 in UTC is
+// unknown, as JSON and a row's columns can't hold it.
 func eventTime(s flexible) time.Time {
 	t, err := time.Parse(time.RFC3339Nano, string(s))
-	if err != nil {
+	if t = t.UTC(); err != nil || t.Year() < 1 || t.Year() > 9999 {
 		return time.Time{}
 	}
-	return t.UTC()
+	return t
 }
 
 // readData takes what it knows of an event's data. Data of another shape leaves
@@ -217,7 +219,7 @@ func (e *Event) readData(data []byte) {
 
 func unixSeconds(s string) time.Time {
 	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f <= 0 || f > 1<<40 {
+	if err != nil || !(f > 0 && f < 253402300800) { // the year 10000
 		return time.Time{}
 	}
 	return time.Unix(int64(f), 0).UTC()

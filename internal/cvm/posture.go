@@ -39,11 +39,14 @@ type Posture struct {
 	VM   Fact[VM] `json:"vm"`
 
 	// ARM. OSDisk of an ephemeral OS disk is the zero Fact with code "ephemeral-os".
-	OSDisk     Fact[Disk]      `json:"osDisk"`
-	DES        Fact[DES]       `json:"des"`      // the confidential one of the OS disk; zero if the VM names none
-	DESDisks   Fact[[]Disk]    `json:"desDisks"` // the disks that hang on DES; read only when a rule needs them, code "not-asked" otherwise
-	DataDisks  []DataDiskFacts `json:"dataDisks,omitempty"`
-	SecondLook bool            `json:"secondLook,omitempty"` // VM and OS disk were read twice (rows 24 to 26)
+	OSDisk    Fact[Disk]      `json:"osDisk"`
+	DES       Fact[DES]       `json:"des"`      // the confidential one of the OS disk; zero if the VM names none
+	DESDisks  Fact[[]Disk]    `json:"desDisks"` // the disks that hang on DES; read only when a rule needs them, code "not-asked" otherwise
+	DataDisks []DataDiskFacts `json:"dataDisks,omitempty"`
+	// TakenDown says that cvmguard itself sent a deallocation of this VM lately, by
+	// its own books: a tag alone, which others may write, proves nothing.
+	TakenDown  bool `json:"takenDown,omitempty"`
+	SecondLook bool `json:"secondLook,omitempty"` // VM and OS disk were read twice (rows 24 to 26)
 
 	// The key plane.
 	Key    Fact[Key]    `json:"key"`

@@ -22,14 +22,21 @@ func EvidenceName(sha string) string { return "sha256/" + sha }
 // there already is success. Errors: Invalid for an empty or too long body.
 func (e Evidence) PutEvidence(ctx context.Context, body []byte) (sha string, err error) {
 	sha = HashBytes(body)
-	if len(body) == 0 || len(body) > MaxEvidence {
-		return "", fault.New(fault.Invalid, "keeping evidence", sha, "it has %d bytes; 1 to %d are kept", len(body), MaxEvidence)
+	if err := keepable(body, sha); err != nil {
+		return "", err
 	}
 	err = e.Blobs.Create(ctx, ContainerEvidence, EvidenceName(sha), body)
 	if err != nil && !fault.Is(err, fault.Conflict) {
 		return "", fmt.Errorf("keeping evidence %s: %w", sha, err)
 	}
 	return sha, nil
+}
+
+func keepable(body []byte, sha string) error {
+	if len(body) == 0 || len(body) > MaxEvidence {
+		return fault.New(fault.Invalid, "keeping evidence", sha, "it has %d bytes; 1 to %d are kept", len(body), MaxEvidence)
+	}
+	return nil
 }
 
 // GetEvidence reads a piece of evidence and checks it against its name. Errors:

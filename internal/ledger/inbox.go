@@ -29,12 +29,12 @@ const (
 // maxReason is how much of a reason is kept, in bytes; likewise of an object's id.
 const maxReason = 4 << 10
 
-// letterID is <day>-<128 bits of hash>.
-var letterID = regexp.MustCompile(`^[0-9]{8}-[0-9a-f]{32}$`)
+// letterID is 128 bits of hash. Its first 8 digits are the row's partition.
+var letterID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // Letter is one dead letter.
 type Letter struct {
-	ID     string    // <yyyymmdd>-<32 hex digits>; Keep works it out
+	ID     string    // 32 hex digits; Keep works it out
 	Source string    // where it came from: one of the sources above
 	Reason string    // why it is here, a sentence
 	Body   []byte    // the bytes as they came; Get alone fills it
@@ -58,51 +58,57 @@ type Inbox struct {
 	Tables Tables
 }
 
-// LetterID is the id of a letter with these bytes from a source, kept on the
-// (UTC) day of at. The same bytes from the same source on the same day have the
-// same id, so that a redelivery is the same letter.
-func LetterID(source string, body []byte, at time.Time) string {
-	return at.UTC().Format("20060102") + "-" + HashBytes(append([]byte(source+"\x00"), body...))[:32]
+// LetterID is the id of a letter with these bytes from a source. The same bytes
+// from the same source have the same id on whatever day they come, so that a
+// redelivery is the same letter.
+func LetterID(source string, body []byte) string {
+	return HashBytes(append([]byte(source+"\x00"), body...))[:32]
 }
 
 // Keep writes a letter, the bytes first and the row second, and answers with its
 // id. It takes Source, Reason, Body, Tries, At and Object of l.
 //
-// Redelivery doesn't multiply letters: the id comes from source, bytes and day,
-// a blob or row that is there already is success, and on a new day the letter of
-// the day before is looked for first (Event Grid tries for 24 hours). A letter
-// with an outcome that comes again, after a redrive that failed, is open again
-// with the new reason. Two writes at most. Errors: Invalid for a body above
-// MaxLetter or without source; else those of the store, and then nothing may be
-// acknowledged.
+// Redelivery doesn't multiply letters: the id comes from source and bytes alone,
+// and a blob or row that is there already is success. A letter with an outcome
+// that comes again, after a redrive that failed, is open again with the new
+// reason. Two writes, or three where the bytes were there without a row. Errors:
+// Invalid for a body above MaxLetter or without source; else those of the store,
+// and then nothing may be acknowledged.
 func (in Inbox) Keep(ctx context.Context, l Letter) (id string, err error) {
 	const op = "keeping a letter in the inbox"
 	if l.Source == "" || l.At.IsZero() || len(l.Body) > MaxLetter {
 		return "", fault.New(fault.Invalid, op, l.Source, "it needs a source, a time and a body of at most %d bytes, not %d", MaxLetter, len(l.Body))
 	}
-	before := LetterID(l.Source, l.Body, l.At.Add(-24*time.Hour))
-	row, err := in.row(ctx, before)
-	if err == nil {
-		return before, in.reopen(ctx, row, l)
-	}
-	if !fault.Is(err, fault.NotFound) {
-		return "", fmt.Errorf("%s: %w", op, err)
-	}
-	l.ID = LetterID(l.Source, l.Body, l.At)
-	if err := in.Blobs.Create(ctx, ContainerInbox, l.ID, l.Body); err != nil && !fault.Is(err, fault.Conflict) {
+	l.ID = LetterID(l.Source, l.Body)
+	err = in.Blobs.Create(ctx, ContainerInbox, l.ID, l.Body)
+	there := fault.Is(err, fault.Conflict)
+	if err != nil && !there {
 		return "", fmt.Errorf("%s: writing its bytes: %w", op, err)
 	}
 	l.Size, l.Times, l.Outcome, l.OutcomeAt, l.ETag = len(l.Body), 0, "", time.Time{}, ""
 	_, err = in.Tables.Insert(ctx, TableInbox, l.entity())
-	if fault.Is(err, fault.Conflict) {
+	switch {
+	case fault.Is(err, fault.Conflict):
+		var row Letter
 		if row, err = in.row(ctx, l.ID); err == nil {
 			err = in.reopen(ctx, row, l)
 		}
+	case err == nil && there:
+		// Bytes without a row: left by a crash, or Prune is about to delete them.
+		err = in.putBack(ctx, l.ID, l.Body)
 	}
 	if err != nil {
 		return "", fmt.Errorf("%s: writing its row: %w", op, err)
 	}
 	return l.ID, nil
+}
+
+// putBack writes a letter's bytes if they aren't there.
+func (in Inbox) putBack(ctx context.Context, id string, body []byte) error {
+	if err := in.Blobs.Create(ctx, ContainerInbox, id, body); err != nil && !fault.Is(err, fault.Conflict) {
+		return err
+	}
+	return nil
 }
 
 // reopen lets a letter that had an outcome be seen again; an open one stays as
@@ -145,7 +151,7 @@ func (in Inbox) Get(ctx context.Context, id string) (Letter, error) {
 func (in Inbox) row(ctx context.Context, id string) (Letter, error) {
 	const op = "reading letter"
 	if !letterID.MatchString(id) {
-		return Letter{}, fault.New(fault.NotFound, op, id, "a letter's id is a day and 32 hex digits, as in 20260131-00112233445566778899aabbccddeeff")
+		return Letter{}, fault.New(fault.NotFound, op, id, "a letter's id is 32 hex digits in lower case, as in 00112233445566778899aabbccddeeff")
 	}
 	e, err := in.Tables.Get(ctx, TableInbox, id[:8], id)
 	if err != nil {

@@ -52,7 +52,8 @@ type NonceRow struct {
 	Issued   time.Time //
 	Expires  time.Time // judged only while it is unused
 	Blob     string    // in container incoming, "" for a push
-	Used     string    // hex SHA-256 of the bundle that used it, "" if unused
+	Reserved string    // hex SHA-256 of the one bundle that may use it, "" while any may
+	Used     string    // hex SHA-256 of the bundle that used it and is in evidence, "" if unused
 	ETag     string
 }
 
@@ -67,8 +68,8 @@ type Nonces struct {
 func NonceHash(nonce []byte) string { return HashBytes(nonce) }
 
 // IssueNonce makes a nonce from random, valid until now + life, and keeps its
-// row. Of row it takes VM, UniqueID, Cause, Way and Blob. The nonce is nowhere
-// kept: after a crash a new one is issued.
+// row and the entry by which Expire finds it. Of row it takes VM, UniqueID, Cause,
+// Way and Blob. The nonce is nowhere kept: after a crash a new one is issued.
 func (n Nonces) IssueNonce(ctx context.Context, random io.Reader, now time.Time, life time.Duration, row NonceRow) (nonce []byte, issued NonceRow, err error) {
 	const op = "issuing a nonce for"
 	if row.VM == "" || row.UniqueID == "" || (row.Way != WayARM && row.Way != WayPush) || life <= 0 {
@@ -78,8 +79,13 @@ func (n Nonces) IssueNonce(ctx context.Context, random io.Reader, now time.Time,
 	if _, err := io.ReadFull(random, nonce); err != nil {
 		return nil, NonceRow{}, fault.New(fault.Transient, op, string(row.VM), "reading random bytes: %w", err)
 	}
-	row.Hash, row.Used = NonceHash(nonce), ""
+	row.Hash, row.Reserved, row.Used = NonceHash(nonce), "", ""
 	row.Issued, row.Expires = now.UTC(), now.Add(life).UTC()
+	// First: an entry without a row is dropped when it is due, a row without one
+	// would stay for good.
+	if err = n.putDue(ctx, row.Hash, row.Expires); err != nil {
+		return nil, NonceRow{}, fmt.Errorf("%s %q: %w", op, row.VM, err)
+	}
 	if row.ETag, err = n.Tables.Insert(ctx, TableNonces, row.entity()); err != nil {
 		return nil, NonceRow{}, fmt.Errorf("%s %q: %w", op, row.VM, err)
 	}
@@ -101,14 +107,18 @@ func (n Nonces) ByHash(ctx context.Context, hash string) (NonceRow, error) {
 }
 
 // Consume is check C2 for a bundle of vm that claims to be over nonce. In this
-// order: the nonce's row is looked up; the bundle's bytes are written to
-// evidence; the row's Used is set to their hash by ETag. The same bytes again
-// are good again, whatever the time, so that a crash in between does not turn
-// good evidence bad; other bytes are NonceReused. The time counts only for an
-// unused nonce.
+// order: the nonce's row is looked up; the row's Reserved is set to the bundle's
+// hash by ETag; the bundle's bytes are written to evidence; the row's Used is set
+// likewise. Reserving comes first since whoever has a nonce may push: however
+// many send different bytes at once, one piece of evidence is kept.
+//
+// The same bytes are good again, whatever the time, and go on where a crash
+// stopped them, so that it does not turn good evidence bad; other bytes are
+// NonceReused. The time counts only for a nonce that nothing was reserved on.
 //
 // A bundle that is refused is not kept: a nonce that isn't good gives nobody
-// room in the store. A caller that wants it for the record calls PutEvidence.
+// room in the store. A caller that wants it for the record calls PutEvidence. A
+// bundle that can't be kept (Invalid, see PutEvidence) leaves the nonce unused.
 // bundleSHA is set in every case; row is empty for NonceUnknown.
 func (n Nonces) Consume(ctx context.Context, nonce []byte, vm cvm.VMID, bundle []byte, now time.Time) (state NonceState, row NonceRow, bundleSHA string, err error) {
 	bundleSHA = HashBytes(bundle)
@@ -125,13 +135,25 @@ func (n Nonces) Consume(ctx context.Context, nonce []byte, vm cvm.VMID, bundle [
 			return NonceUnknown, NonceRow{}, bundleSHA, nil
 		case row.Used == bundleSHA:
 			return NonceGood, row, bundleSHA, nil
-		case row.Used != "":
+		case row.Used != "", row.Reserved != "" && row.Reserved != bundleSHA:
 			return NonceReused, row, bundleSHA, nil
-		case !now.Before(row.Expires):
+		case row.Reserved == "" && !now.Before(row.Expires):
 			return NonceExpired, row, bundleSHA, nil
 		}
+		if row.Reserved == "" {
+			if err = keepable(bundle, bundleSHA); err != nil {
+				return "", NonceRow{}, bundleSHA, err
+			}
+			row.Reserved = bundleSHA
+			if row.ETag, err = n.Tables.Replace(ctx, TableNonces, row.entity()); err != nil {
+				if fault.Is(err, fault.Conflict) {
+					continue
+				}
+				return "", NonceRow{}, bundleSHA, fmt.Errorf("reserving a nonce of %q: %w", vm, err)
+			}
+		}
 		if !kept {
-			if _, err := n.Evidence.PutEvidence(ctx, bundle); err != nil {
+			if _, err = n.Evidence.PutEvidence(ctx, bundle); err != nil {
 				return "", NonceRow{}, bundleSHA, err
 			}
 			kept = true
@@ -192,52 +214,15 @@ func (n Nonces) TakeQuota(ctx context.Context, vm cvm.VMID, now time.Time, limit
 		Err: fmt.Errorf("many ask for this VM at the same moment")}
 }
 
-// Expire deletes the rows of unused nonces that expired before a time, and
-// counts of hours before it; it answers how many rows went. Used nonces stay:
-// they tell reuse from ignorance. Give it a time some hours back, so that a late
-// bundle hears that its nonce expired rather than that it was never issued.
-func (n Nonces) Expire(ctx context.Context, before time.Time) (int, error) {
-	type key struct{ pk, rk, etag string }
-	var old []key
-	collect := func(e Entity) bool {
-		old = append(old, key{e.PK, e.RK, e.ETag})
-		return len(old) < 5000 // the rest at the next sweep
-	}
-	for _, f := range []Filter{
-		{PK: noncePartition, Equal: map[string]string{"state": "open"}, Below: map[string]string{"expires": TimeText(before)}},
-		{PK: quotaPartition, Below: map[string]string{"hour": TimeText(before.Add(-time.Hour))}},
-	} {
-		if err := n.Tables.Query(ctx, TableNonces, f, collect); err != nil {
-			return 0, fmt.Errorf("listing expired nonces: %w", err)
-		}
-	}
-	gone := 0
-	for _, k := range old {
-		err := n.Tables.Delete(ctx, TableNonces, k.pk, k.rk, k.etag)
-		if fault.Is(err, fault.Conflict) { // used or deleted just now: not ours to delete
-			continue
-		}
-		if err != nil {
-			return gone, fmt.Errorf("deleting an expired nonce: %w", err)
-		}
-		gone++
-	}
-	return gone, nil
-}
-
 func (r NonceRow) entity() Entity {
-	state := "open"
-	if r.Used != "" {
-		state = "used"
-	}
 	return Entity{PK: noncePartition, RK: r.Hash, ETag: r.ETag, Cols: map[string]string{
 		"vm": string(r.VM), "vmId": r.UniqueID, "cause": r.Cause, "way": r.Way,
-		"issued": TimeText(r.Issued), "expires": TimeText(r.Expires), "blob": r.Blob, "used": r.Used, "state": state}}
+		"issued": TimeText(r.Issued), "expires": TimeText(r.Expires), "blob": r.Blob, "reserved": r.Reserved, "used": r.Used}}
 }
 
 func decodeNonce(e Entity) (NonceRow, error) {
 	r := NonceRow{Hash: e.RK, ETag: e.ETag, VM: cvm.VMID(e.Cols["vm"]), UniqueID: e.Cols["vmId"], Cause: e.Cols["cause"],
-		Way: e.Cols["way"], Blob: e.Cols["blob"], Used: e.Cols["used"]}
+		Way: e.Cols["way"], Blob: e.Cols["blob"], Reserved: e.Cols["reserved"], Used: e.Cols["used"]}
 	bad := func(col string) (NonceRow, error) {
 		return NonceRow{}, fault.New(fault.Bug, "reading a nonce's row", e.RK, "column %s holds %q", col, e.Cols[col])
 	}
@@ -246,6 +231,9 @@ func decodeNonce(e Entity) (NonceRow, error) {
 	}
 	if r.Way != WayARM && r.Way != WayPush {
 		return bad("way")
+	}
+	if r.Reserved != "" && !isHash(r.Reserved) {
+		return bad("reserved")
 	}
 	if r.Used != "" && !isHash(r.Used) {
 		return bad("used")

@@ -58,7 +58,8 @@ type Entity struct {
 }
 
 // Filter selects rows; empty parts don't restrict. All given parts must hold. A
-// condition on a column that a row hasn't got does not hold.
+// condition on a column that a row hasn't got does not hold. PartitionKey and
+// RowKey are columns here: a condition on PartitionKey reads that range alone.
 type Filter struct {
 	PK     string
 	Equal  map[string]string

@@ -15,6 +15,10 @@ import (
 // guardWindow is the loop guard's: sends are counted over it.
 const guardWindow = 24 * time.Hour
 
+// keepSends is how long the row remembers what was sent: long enough to know a VM
+// that cvmguard took down and could not start again.
+const keepSends = 30 * 24 * time.Hour
+
 // tokenLook stands in the row for "no resume token: look at the resource".
 const tokenLook = "look"
 
@@ -91,7 +95,7 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 		}
 	}
 	err = h.save(ctx, func(r *ledger.Row) {
-		r.Sent(st.Step, now, guardWindow)
+		r.Sent(st.Step, now, keepSends)
 		r.Step.Token = ""
 		if st.Step.Kind == remedy.CollectEvidence {
 			r.Step.NonceHash, r.Step.Blob = ledger.NonceHash(sec.Nonce), blob

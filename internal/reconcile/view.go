@@ -98,6 +98,7 @@ func (l *Loop) viewVM(ctx context.Context, h *held, m Message, doc *policy.Docum
 		}
 	}
 	p.GuestAsked, p.AllowDevelopment = true, l.Development
+	p.TakenDown = h.row.SentWithin(remedy.Step{Kind: remedy.Deallocate, Target: string(p.ID)}, now, keepSends) > 0
 	v := &view{busy: inTransition(p), hold: h.row.Hold, change: func(*ledger.Row) {}}
 	if p.VM.Known {
 		v.vm = &p.VM.Value

@@ -22,6 +22,10 @@ import (
 //	data-disks-down running      some         nothing more: a person removes the tag to have it tried again
 //	-               deallocated  some         disks (somebody else has taken it down and will start it)
 //
+// A VM that isn't running counts as marked only where cvmguard's own books say that
+// it sent a deallocation (Posture.TakenDown): whoever may write tags must not be
+// able to have VMs started.
+//
 // The last but one is why the tag has two values: a VM that was down and came
 // back without all its disks done would else be taken down again and again.
 //
@@ -54,7 +58,7 @@ func (pl *vmPlanner) dataDisks(wanted bool) {
 	}
 	down := pl.vm.Power == powerDeallocated
 	switch {
-	case down && marked:
+	case down && marked && pl.p.TakenDown:
 		if mark != MarkIsDown && len(disks) > 0 {
 			pl.markStep(MarkDown, MarkIsDown, "Marks the VM as taken down by cvmguard, which will start it again.", found)
 		}
@@ -64,8 +68,10 @@ func (pl *vmPlanner) dataDisks(wanted bool) {
 		pl.addDisks(disks, found, nil)
 	case marked && pl.vm.Power == powerRunning && (len(disks) == 0 || mark != MarkPending && mark != MarkIsDown):
 		pl.clearMark(found)
-	case marked && pl.vm.Power != powerRunning && pl.vm.Power != "":
+	case marked && pl.vm.Power != powerRunning && pl.vm.Power != "" && pl.p.TakenDown:
 		pl.restart(found) // stopped half-way: it comes back whatever else happens
+	case marked && pl.vm.Power != powerRunning:
+		// Whoever stopped it, it wasn't cvmguard: the tag may be anybody's.
 	case marked && mark == MarkIsDown:
 		pl.addDisks(disks, found, []string{fmt.Sprintf("it was tried in an earlier deallocation and not finished; remove the tag %s to have it tried again", TagDeallocated)})
 	default:

@@ -267,7 +267,7 @@ func (w *world) posture() cvm.Posture {
 		return cvm.NotThere[cvm.Key]()
 	}
 	vm, _ := w.VM(context.Background(), vmID)
-	p := cvm.Posture{ID: vmID, VM: cvm.Known(vm), OSDisk: cvm.Known(w.disks[osID]), DES: cvm.Known(w.sets[desID]),
+	p := cvm.Posture{ID: vmID, TakenDown: true, VM: cvm.Known(vm), OSDisk: cvm.Known(w.disks[osID]), DES: cvm.Known(w.sets[desID]),
 		DESDisks: cvm.NotRead[[]cvm.Disk]("not-asked", "", ""), Key: fact(cvm.KeyID(w.sets[desID].KeyURL)),
 		Vault: cvm.Known(w.vaults[strings.ToLower(vaultID)]), Rights: cvm.Known(w.rights[keyURL]), GuestAsked: true,
 		Attestation: cvm.Known(cvm.Attestation{MAA: cvm.Outcome{State: cvm.Pass}, Evidence: cvm.Outcome{State: cvm.Pass},

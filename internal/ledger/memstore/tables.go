@@ -182,7 +182,14 @@ func selects(f ledger.Filter, e ledger.Entity) bool {
 	}
 	holds := func(parts map[string]string, cmp func(have, want string) bool) bool {
 		for col, want := range parts {
-			if have, there := e.Cols[col]; !there || !cmp(have, want) {
+			have, there := e.Cols[col]
+			switch col {
+			case "PartitionKey":
+				have, there = e.PK, true
+			case "RowKey":
+				have, there = e.RK, true
+			}
+			if !there || !cmp(have, want) {
 				return false
 			}
 		}

@@ -306,6 +306,8 @@ func query(t *testing.T, s Store) {
 		{"prefix", ledger.Filter{PK: pk, Prefix: map[string]string{"kind": "x'"}}, "abd"},
 		{"prefix of the whole", ledger.Filter{PK: pk, Prefix: map[string]string{"kind": "x'y"}}, "abd"},
 		{"prefix and below", ledger.Filter{PK: pk, Prefix: map[string]string{"kind": "x"}, Below: map[string]string{"n": "1"}}, "d"},
+		{"a range of partitions", ledger.Filter{Prefix: map[string]string{"PartitionKey": pk}, Below: map[string]string{"PartitionKey": pk + "x"}}, "abcd"},
+		{"a range of row keys", ledger.Filter{PK: pk, Below: map[string]string{"RowKey": "c"}}, "ab"},
 		{"no such partition", ledger.Filter{PK: pk + "none"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
