@@ -21,6 +21,7 @@ import (
 	"cvmguard/internal/config"
 	"cvmguard/internal/devhost"
 	"cvmguard/internal/ledger"
+	"cvmguard/internal/policy"
 )
 
 // Options of a world. Dist, Infra and Azurite are required.
@@ -99,7 +100,7 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 	if w.azurite, err = StartAzurite(ctx, o.Azurite); err != nil {
 		return w, err
 	}
-	role, err := readRole(o.Infra)
+	role, err := readRole(o.Infra, o.Mode)
 	if err != nil {
 		return w, err
 	}
@@ -115,9 +116,13 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 
 // readRole joins the roles: what the app may always do, what it may do in mode
 // enforce, and what a deployment may grant on top.
-func readRole(infra string) (*azuresim.Role, error) {
+func readRole(infra, mode string) (*azuresim.Role, error) {
 	all := &azuresim.Role{}
-	for _, name := range []string{"role-read.json", "role.json", "role-remedy.json", "role-access-policies.json"} {
+	files := []string{"role-read.json", "role.json", "role-remedy.json", "role-access-policies.json"}
+	if mode == policy.ModeObserve {
+		files = files[:1] // as the deployment does it
+	}
+	for _, name := range files {
 		b, err := os.ReadFile(filepath.Join(infra, name))
 		if err != nil {
 			return nil, fmt.Errorf("reading the role: %w", err)
