@@ -84,8 +84,18 @@ func (a *App) listInbox(ctx context.Context, openOnly bool) customhandler.HTTPAn
 	return answer(http.StatusOK, out)
 }
 
+// noLetter answers for an id that no letter has. Where nothing was ever kept the
+// store has no table to look in, which is no news for the caller.
+func noLetter(id string) customhandler.HTTPAnswer {
+	return refuse(http.StatusNotFound, problem{Field: "id", Given: id, Message: "there is no letter with this id, or no longer (an id is 32 hex digits in lower case); list them with GET /api/inbox?all=true",
+		Example: "/api/inbox/00112233445566778899aabbccddeeff", Code: string(fault.NotFound)})
+}
+
 func (a *App) letter(ctx context.Context, id string) customhandler.HTTPAnswer {
 	l, err := a.Inbox.Get(ctx, id)
+	if fault.Is(err, fault.NotFound) {
+		return noLetter(id)
+	}
 	if err != nil {
 		return failed(err)
 	}
@@ -99,6 +109,9 @@ func (a *App) letter(ctx context.Context, id string) customhandler.HTTPAnswer {
 // redrive puts what a letter names on the loop, if anybody can make sense of it now.
 func (a *App) redrive(ctx context.Context, id string) customhandler.HTTPAnswer {
 	l, err := a.Inbox.Get(ctx, id)
+	if fault.Is(err, fault.NotFound) {
+		return noLetter(id)
+	}
 	if err != nil {
 		return failed(err)
 	}

@@ -3,6 +3,8 @@ package handlers
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -104,7 +106,7 @@ func decodeRerun(body []byte) (rerunBody, *problem) {
 	}
 	var b rerunBody
 	if err := decodeBody(body, &b); err != nil {
-		return bad(string(body), "the body can't be read: %v; it has one of vm, group, subscription, query", err)
+		return bad(string(body), "the body can't be read: %s; it has one of vm, group, subscription, query", unreadable(err))
 	}
 	n := 0
 	for _, f := range []*string{b.VM, b.Query, b.Group} {
@@ -119,6 +121,20 @@ func decodeRerun(body []byte) (rerunBody, *problem) {
 		return bad(string(body), "exactly one of vm, group, subscription and query must be given (a group may name its subscription)")
 	}
 	return b, nil
+}
+
+// unreadable says what is wrong with a body in the words of JSON: the decoder's own
+// text names types of this program.
+func unreadable(err error) string {
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case !errors.As(err, &wrong):
+		return strings.TrimPrefix(err.Error(), "json: ")
+	case wrong.Field == "":
+		return "it is JSON of type " + wrong.Value + ", a JSON object is needed"
+	default:
+		return wrong.Field + " is of type " + wrong.Value + ", a text is needed"
+	}
 }
 
 func (b rerunBody) scope() (fleet.Scope, *problem) {

@@ -107,6 +107,22 @@ func TestRerunRefuses(t *testing.T) {
 	}
 }
 
+// A body's faults are told in JSON's words, not in this program's.
+func TestRerunBodyIsToldInJSONsWords(t *testing.T) {
+	for body, want := range map[string]string{
+		"[]":               "it is JSON of type array, a JSON object is needed",
+		`"vm"`:             "it is JSON of type string, a JSON object is needed",
+		`{"vm":7}`:         "vm is of type number, a text is needed",
+		`{"vm":"x","y":1}`: `unknown field "y"`,
+		`{} {}`:            "there is text after the JSON object",
+	} {
+		a := newTwins(t).do("POST", "/api/rerun", body)
+		if p := a.problem(t); a.Status != 400 || !strings.Contains(p.Message, want) || strings.Contains(p.Message, "Go ") || strings.Contains(p.Message, "rerunBody") {
+			t.Errorf("%s: %d %+v, want %q", body, a.Status, p, want)
+		}
+	}
+}
+
 func TestRerunBodyThatWasLost(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{"/api/rerun", "/api/evidence"} {

@@ -222,6 +222,9 @@ func (a *App) records(ctx context.Context, row ledger.Row, q url.Values) customh
 			return refuse(http.StatusBadRequest, problem{Field: "seq", Given: q.Get("seq"), Message: "it must be a record's number, 1 or more", Example: "?seq=1"})
 		}
 		_, raw, _, err := a.Chains.Read(ctx, row.Chain(), seq)
+		if fault.Is(err, fault.NotFound) && seq > row.HeadSeq {
+			return refuse(http.StatusNotFound, problem{Field: "seq", Given: q.Get("seq"), Message: howMany(row.HeadSeq), Example: "?seq=1", Code: string(fault.NotFound)})
+		}
 		if err != nil {
 			return failed(err)
 		}
@@ -254,6 +257,17 @@ func (a *App) records(ctx context.Context, row ledger.Row, q url.Values) customh
 		out.Records = append(out.Records, RecordView{Name: ledger.RecordName(row.Chain(), seq), Hash: hash, Record: rec})
 	}
 	return answer(http.StatusOK, out)
+}
+
+// howMany says how many records a VM has, for one who asked for another.
+func howMany(n int) string {
+	switch n {
+	case 0:
+		return "the VM has no record yet"
+	case 1:
+		return "there is no such record, the VM has one"
+	}
+	return fmt.Sprintf("there is no such record, the VM has %d, numbered from 1", n)
 }
 
 // fresh is the gate for others: 200 when the VM is compliant and its proof isn't

@@ -250,6 +250,12 @@ func TestRecords(t *testing.T) {
 			t.Errorf("%s: %+v", query, a)
 		}
 	}
+	for _, seq := range []string{"4", "99", "123456789012"} {
+		p := tw.do("GET", "/api/vms/"+key+"/records?seq="+seq, "").problem(t)
+		if p.Field != "seq" || p.Given != seq || !strings.Contains(p.Message, "the VM has 3, numbered from 1") || strings.Contains(p.Message, ".json") {
+			t.Errorf("a record that isn't there: %+v", p)
+		}
+	}
 	tw.each(func(w *world) {
 		w.store.Blobs().Overwrite(ledger.ContainerRecords, ledger.RecordName(key, 2), []byte("{}\n"))
 	})

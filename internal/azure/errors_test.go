@@ -140,8 +140,13 @@ func TestOtherErrors(t *testing.T) {
 			t.Errorf("%v became %v", err, got)
 		}
 	}
-	if got := k.fault(&azidentity.AuthenticationFailedError{}); !fault.Is(got, fault.Denied) {
-		t.Errorf("no token: %v", got)
+	for _, status := range []int{400, 401, 403} {
+		if got := k.fault(&azidentity.AuthenticationFailedError{RawResponse: &http.Response{StatusCode: status}}); !fault.Is(got, fault.Denied) {
+			t.Errorf("no token, HTTP %d: %v", status, got)
+		}
+	}
+	if got := k.fault(&azidentity.AuthenticationFailedError{}); !fault.Is(got, fault.Transient) || fault.Code(got) != "AuthenticationFailed" {
+		t.Errorf("the identity endpoint wasn't reached: %v", got)
 	}
 	if got := k.fault(&azidentity.AuthenticationFailedError{RawResponse: &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {"7"}}}}); !fault.Is(got, fault.Transient) || fault.RetryAfter(got) != 7*time.Second {
 		t.Errorf("token service away: %v", got)

@@ -170,6 +170,10 @@ func TestClassify(t *testing.T) {
 		{"write cancelled", "Microsoft.Resources.ResourceWriteCancel", vmID, "", "", vmID, "", false},
 		{"delete failed", "Microsoft.Resources.ResourceDeleteFailure", vmID, "", "", vmID, "", false},
 		{"start", action, vmID, "Microsoft.Compute/virtualMachines/START/action", "", vmID, "", true},
+		{"redeploy", action, vmID, "Microsoft.Compute/virtualMachines/redeploy/action", "", vmID, "", true},
+		{"reimage", action, lower, "microsoft.compute/virtualmachines/reimage/action", "", cvm.VMID(lower), "", true},
+		{"power off boots nothing", action, vmID, "Microsoft.Compute/virtualMachines/powerOff/action", "", vmID, "", false},
+		{"a redeploy that failed boots nothing", "Microsoft.Resources.ResourceActionFailure", vmID, "Microsoft.Compute/virtualMachines/redeploy/action", "", vmID, "", false},
 		{"a start that failed boots nothing", "Microsoft.Resources.ResourceActionFailure", vmID, "Microsoft.Compute/virtualMachines/start/action", "", vmID, "", false},
 		{"an action run command is about the VM", action, vmID, "Microsoft.Compute/virtualMachines/runCommand/action", "", vmID, "", false},
 		{"an extension deleted", "Microsoft.Resources.ResourceDeleteSuccess", vmID + "/extensions/x", "", "", vmID, "", false},
@@ -210,7 +214,38 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+func TestEventTime(t *testing.T) {
+	for s, want := range map[flexible]string{
+		"2026-01-15T08:01:30Z":           "2026-01-15T08:01:30Z",
+		"2026-01-15T08:01:30+02:00":      "2026-01-15T06:01:30Z",
+		"9999-12-31T23:59:59.999999999Z": "9999-12-31T23:59:59.999999999Z",
+		"9999-12-31T23:59:59-00:01":      "",
+		"0001-01-01T00:00:00+00:01":      "",
+		"0000-06-01T00:00:00Z":           "",
+		"0000-12-31T23:59:59-00:01":      "0001-01-01T00:00:59Z",
+		"10000-01-01T00:00:00Z":          "",
+		"":                               "",
+		"1768464090":                     "",
+	} {
+		got := eventTime(s)
+		text := ""
+		if !got.IsZero() {
+			text = got.Format(time.RFC3339Nano)
+		}
+		if text != want || got.Location() != time.UTC {
+			t.Errorf("%q is %s, want %q", s, got, want)
+		}
+	}
+	for s, known := range map[string]bool{"1767225600": true, "253402300799": true, "253402300800": false, "1e300": false, "NaN": false, "-1": false} {
+		if got := unixSeconds(s); got.IsZero() == known || got.Year() > 9999 {
+			t.Errorf("%s is %s", s, got)
+		}
+	}
+}
+
 func FuzzParseEvent(f *testing.F) {
+	f.Add([]byte(`{"id":"1","eventType":"Microsoft.Resources.ResourceWriteSuccess","subject":"` + vmID + `","eventTime":"9999-12-31T23:59:59-23:59"}`))
+	f.Add([]byte(`{"id":"1","specversion":"1.0","type":"Microsoft.Resources.ResourceWriteSuccess","subject":"` + vmID + `","time":"0001-01-01T00:00:00+23:59","deadLetterReason":"x","publishTime":"0000-01-01T00:00:00Z"}`))
 	f.Add([]byte(`{"id":"1","eventType":"Microsoft.KeyVault.KeyExpired","subject":"k","data":{"Id":"https://v.vault.azure.net/keys/k","EXP":1e300}}`))
 	f.Add([]byte(`[{"specversion":"1.0","type":"Microsoft.Resources.ResourceWriteSuccess","subject":"` + vmID + `","data":null}]`))
 	f.Add([]byte(`[`))
@@ -241,8 +276,17 @@ func FuzzParseEvent(f *testing.F) {
 		if _, err := json.Marshal(d.Cause); err != nil {
 			t.Error("the cause can't be put on a queue:", err)
 		}
-		if !e.Time.IsZero() && e.Time.Location() != time.UTC {
-			t.Error("a time that is not UTC")
+		times := []time.Time{e.Time}
+		if e.Key != nil {
+			times = append(times, e.Key.NotBefore, e.Key.Expires)
+		}
+		if e.DeadLetter != nil {
+			times = append(times, e.DeadLetter.Published, e.DeadLetter.LastAttempt)
+		}
+		for _, at := range times {
+			if at.Location() != time.UTC || at.Year() < 1 || at.Year() > 9999 {
+				t.Errorf("%s is not in UTC, or outside the years 1 to 9999", at)
+			}
 		}
 	})
 }

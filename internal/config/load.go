@@ -125,7 +125,11 @@ func (r *reader) duration(key string, def time.Duration, zeroOK bool) time.Durat
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 || (d == 0 && !zeroOK) {
-		r.fault(key, s, "not a length of time above zero", fmt.Sprintf("Give one as Go writes it, such as 90s or 1h30m, or leave it out for %s.", def))
+		problem := "not a length of time above zero"
+		if zeroOK {
+			problem = "not a length of time, zero or more"
+		}
+		r.fault(key, s, problem, fmt.Sprintf("Give one as Go writes it, such as 90s or 1h30m, or leave it out for %s.", defaultOf(key)))
 		return def
 	}
 	return d
@@ -194,11 +198,11 @@ func (r *reader) guestTool() string {
 // a nonce outlives the turn that issued it.
 func (r *reader) order(c Config) {
 	if c.TurnTimeout >= c.Lease {
-		r.fault(keyTurn, c.TurnTimeout.String(), fmt.Sprintf("not shorter than the lease (%s)", c.Lease),
+		r.fault(keyTurn, r.get(keyTurn), fmt.Sprintf("%snot shorter than the lease (%s)", r.byDefault(keyTurn), r.spelled(keyLease)),
 			"Make it shorter, or lengthen "+keyLease+"; leave room for a call that is late.")
 	}
 	if c.Lease >= c.NonceLife {
-		r.fault(keyNonceLife, c.NonceLife.String(), fmt.Sprintf("not longer than the lease (%s)", c.Lease),
+		r.fault(keyNonceLife, r.get(keyNonceLife), fmt.Sprintf("%snot longer than the lease (%s)", r.byDefault(keyNonceLife), r.spelled(keyLease)),
 			"Lengthen it, or shorten "+keyLease+".")
 	}
 	const longestHiding = 7 * 24 * time.Hour // a queue message can't be hidden for longer
@@ -207,9 +211,35 @@ func (r *reader) order(c Config) {
 		d   time.Duration
 	}{{keyLease, c.Lease + c.Margin}, {keySlowPace, c.SlowPace}, {keyTransitionWait, c.TransitionWait}, {keyMaxPoll, c.MaxPoll}} {
 		if t.d > longestHiding {
-			r.fault(t.key, t.d.String(), "longer than a queue message can be hidden", "Give at most 7 days (168h).")
+			r.fault(t.key, r.get(t.key), "longer than a queue message can be hidden", "Give at most 7 days (168h).")
 		}
 	}
+}
+
+// spelled is a setting as it was given, else its default.
+func (r *reader) spelled(key string) string {
+	if s := r.get(key); s != "" {
+		return s
+	}
+	return defaultOf(key)
+}
+
+// byDefault begins a problem of a setting that wasn't given.
+func (r *reader) byDefault(key string) string {
+	if r.get(key) != "" {
+		return ""
+	}
+	return "its default " + defaultOf(key) + " is "
+}
+
+// defaultOf is a setting's default as the documentation writes it.
+func defaultOf(key string) string {
+	for _, s := range Settings() {
+		if s.Name == key {
+			return s.Default
+		}
+	}
+	return ""
 }
 
 func (r *reader) development(c *Config) {

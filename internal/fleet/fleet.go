@@ -81,23 +81,31 @@ type Report struct {
 	Imported  int `json:"imported"` // Event Grid's dead letters
 	Enqueued  int `json:"enqueued"`
 	OldNonces int `json:"oldNonces"`
+	// OldLetters are letters with an outcome that were forgotten.
+	OldLetters int `json:"oldLetters"`
 }
+
+// letterLife is how long a letter whose outcome is known stays in the inbox.
+const letterLife = 90 * 24 * time.Hour
 
 // overdueAfter is how long after its next look an object without a turn counts
 // as lost: a message was dropped or expired.
 const overdueAfter = 15 * time.Minute
 
 // Sweep imports dead letters, lists the estate, puts on the loop what is new,
-// stale or never judged (with full: everything), and forgets old nonces. A part
+// stale or never judged (with full: everything), and forgets old nonces (with full: old letters too). A part
 // that fails doesn't keep the others from their work; the error names all. What is
 // long comes after what was lost for certain: a sweep that runs out of time has
 // imported the dead letters.
 func (f *Fleet) Sweep(ctx context.Context, full bool) (Report, error) {
 	var r Report
-	var faults [3]error
+	var faults [4]error
 	r.Imported, faults[0] = f.importDeadLetters(ctx)
 	faults[1] = f.sweepEstate(ctx, full, &r)
 	r.OldNonces, faults[2] = f.Nonces.Expire(ctx, f.Now().Add(-24*time.Hour))
+	if full {
+		r.OldLetters, faults[3] = f.Inbox.Prune(ctx, f.Now().Add(-letterLife))
+	}
 	return r, errors.Join(faults[:]...)
 }
 

@@ -34,7 +34,7 @@ func TestInbox(t *testing.T) {
 	if !bytes.Equal(got.Body, big) || got.Reason != "unknown schema" || got.Tries != 1 || !got.At.Equal(t0) || got.Object != testVM || got.Size != len(big) || !got.Open() {
 		t.Errorf("got %d bytes and %+v", len(got.Body), ledger.Letter{Reason: got.Reason, At: got.At, Size: got.Size})
 	}
-	for i, at := range []time.Time{t0, t0.Add(time.Hour), t0.Add(11*time.Hour + 59*time.Minute), t0.Add(23 * time.Hour)} {
+	for i, at := range []time.Time{t0, t0.Add(time.Hour), t0.Add(23 * time.Hour), t0.Add(24 * time.Hour), t0.Add(49 * time.Hour), t0.Add(7 * 24 * time.Hour)} {
 		if again, err := in.Keep(ctx, letter(string(big), at)); err != nil || again != id {
 			t.Errorf("redelivery %d: %s, %v", i, again, err)
 		}
@@ -78,7 +78,7 @@ func TestInbox(t *testing.T) {
 func TestInboxRefuses(t *testing.T) {
 	s, ctx := memstore.New(nil), t.Context()
 	in := inbox(s)
-	for _, id := range []string{"", "x", "20261101-" + strings.Repeat("0", 32), "../secret", "20261101-" + strings.Repeat("0", 33)} {
+	for _, id := range []string{"", "x", strings.Repeat("0", 32), "../secret", strings.Repeat("0", 33), strings.Repeat("A", 32)} {
 		if _, err := in.Get(ctx, id); !fault.Is(err, fault.NotFound) {
 			t.Errorf("get %q: %v", id, err)
 		}

@@ -111,69 +111,117 @@ func TestConsume(t *testing.T) {
 }
 
 // A crash before or after any write must leave a nonce that the same bytes can
-// use, and never a used nonce whose evidence isn't kept.
+// use, late too, and never a used nonce whose evidence isn't kept; other bytes get
+// no room once a write of the row is done.
 func TestConsumeSurvivesEveryCrash(t *testing.T) {
 	crash := errors.New("killed")
-	for at := range 3 {
+	for at := range 4 {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("action %d, after %t", at+1, after), func(t *testing.T) {
 				s, ctx := memstore.New(nil), t.Context()
 				n := nonces(s)
 				nonce, _, err := n.IssueNonce(ctx, random(), t0, time.Hour, seeded)
 				fatal(t, err)
+				first := s.Actions() + 1
 				var order []string
 				s.Hook = func(a memstore.Action) error {
 					if !a.After {
 						order = append(order, a.Op)
 					}
-					if a.N == 2+at && a.After == after {
+					if a.N == first+at && a.After == after {
 						return crash
 					}
 					return nil
 				}
 				state, _, sha, err := n.Consume(ctx, nonce, testVM, []byte("bundle"), t0)
-				if at < 2 && (!errors.Is(err, crash) || state != "") {
+				if at < 3 && (!errors.Is(err, crash) || state != "") {
 					t.Fatalf("crashed: %s, %v", state, err)
 				}
 				row, rowErr := n.ByHash(ctx, ledger.NonceHash(nonce))
 				fatal(t, rowErr)
-				if kept, err := s.Blobs().Exists(ctx, ledger.ContainerEvidence, ledger.EvidenceName(sha)); err != nil || (row.Used != "" && !kept) {
-					t.Errorf("the nonce is used by %q, evidence kept: %t %v", row.Used, kept, err)
+				kept, err := s.Blobs().Exists(ctx, ledger.ContainerEvidence, ledger.EvidenceName(sha))
+				if err != nil || row.Used != "" && !kept || kept && row.Reserved != sha {
+					t.Errorf("the nonce is reserved for %q and used by %q, evidence kept: %t %v", row.Reserved, row.Used, kept, err)
 				}
-				if got := slices.Compact(order); !slices.Equal(got, []string{"create", "replace"}[:len(got)]) {
+				if want := []string{"replace", "create", "replace"}; !slices.Equal(order, want[:len(order)]) {
 					t.Errorf("wrote in the order %q", order)
 				}
-				if state, _, _, err := n.Consume(ctx, nonce, testVM, []byte("bundle"), t0); err != nil || state != ledger.NonceGood {
+				reserved, late := at > 0 || after, t0
+				if reserved {
+					late = t0.Add(9 * time.Hour) // the time of a reserved nonce doesn't run out
+					if state, _, sha, err := n.Consume(ctx, nonce, testVM, []byte("other"), t0); err != nil || state != ledger.NonceReused {
+						t.Errorf("other bytes: %s, %v", state, err)
+					} else if kept, err := s.Blobs().Exists(ctx, ledger.ContainerEvidence, ledger.EvidenceName(sha)); kept || err != nil {
+						t.Errorf("other bytes were kept: %t, %v", kept, err)
+					}
+				}
+				state, row, _, err = n.Consume(ctx, nonce, testVM, []byte("bundle"), late)
+				if err != nil || state != ledger.NonceGood || row.Used != sha {
 					t.Errorf("the same bytes again: %s, %v", state, err)
+				}
+				if got, err := n.Evidence.GetEvidence(ctx, sha); err != nil || string(got) != "bundle" {
+					t.Errorf("its evidence: %q, %v", got, err)
 				}
 			})
 		}
 	}
 }
 
+// However many push different bytes over one nonce at once, one piece is kept.
 func TestConsumeRace(t *testing.T) {
-	s := memstore.New(nil)
-	n := nonces(s)
-	nonce, _, err := n.IssueNonce(t.Context(), random(), t0, time.Hour, seeded)
-	fatal(t, err)
-	var good atomic.Int32
-	var wg sync.WaitGroup
-	for i := range 8 {
-		wg.Go(func() {
-			state, _, _, err := n.Consume(t.Context(), nonce, testVM, fmt.Appendf(nil, "bundle %d", i/2), t0)
-			switch {
-			case err != nil:
-				t.Error(err)
-			case state == ledger.NonceGood:
-				good.Add(1)
-			case state != ledger.NonceReused:
-				t.Errorf("state %s", state)
+	for name, c := range map[string]struct{ same, good int }{"all different": {1, 1}, "four times each": {4, 4}} {
+		t.Run(name, func(t *testing.T) {
+			s := memstore.New(nil)
+			n := nonces(s)
+			nonce, _, err := n.IssueNonce(t.Context(), random(), t0, time.Hour, seeded)
+			fatal(t, err)
+			var good atomic.Int32
+			var wg sync.WaitGroup
+			start := make(chan struct{})
+			for i := range 16 {
+				wg.Go(func() {
+					<-start
+					state, _, _, err := n.Consume(t.Context(), nonce, testVM, fmt.Appendf(nil, "bundle %d", i/c.same), t0)
+					switch {
+					case err != nil:
+						t.Error(err)
+					case state == ledger.NonceGood:
+						good.Add(1)
+					case state != ledger.NonceReused:
+						t.Errorf("state %s", state)
+					}
+				})
+			}
+			close(start)
+			wg.Wait()
+			if int(good.Load()) != c.good {
+				t.Errorf("%d tries were good, want %d", good.Load(), c.good)
+			}
+			var kept []string
+			fatal(t, s.Blobs().List(t.Context(), ledger.ContainerEvidence, "", func(name string) bool {
+				kept = append(kept, name)
+				return true
+			}))
+			if len(kept) != 1 {
+				t.Errorf("%d pieces of evidence are kept: %q", len(kept), kept)
 			}
 		})
 	}
-	wg.Wait()
-	if good.Load() != 2 {
-		t.Errorf("%d tries were good, want the two with the same bytes", good.Load())
+}
+
+// A bundle that can't be kept doesn't take the nonce from one that can.
+func TestConsumeRefusesWhatCantBeKept(t *testing.T) {
+	s, ctx := memstore.New(nil), t.Context()
+	n := nonces(s)
+	nonce, _, err := n.IssueNonce(ctx, random(), t0, time.Hour, seeded)
+	fatal(t, err)
+	for _, bad := range [][]byte{nil, make([]byte, ledger.MaxEvidence+1)} {
+		if state, _, _, err := n.Consume(ctx, nonce, testVM, bad, t0); !fault.Is(err, fault.Invalid) || state != "" {
+			t.Errorf("%d bytes: %s, %v", len(bad), state, err)
+		}
+	}
+	if state, _, _, err := n.Consume(ctx, nonce, testVM, []byte("bundle"), t0); err != nil || state != ledger.NonceGood {
+		t.Errorf("good bytes then: %s, %v", state, err)
 	}
 }
 
@@ -208,36 +256,8 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-func TestExpire(t *testing.T) {
-	s, ctx, r := memstore.New(nil), t.Context(), random()
-	n := nonces(s)
-	issue := func(at time.Time) []byte {
-		nonce, _, err := n.IssueNonce(ctx, r, at, time.Hour, seeded)
-		fatal(t, err)
-		return nonce
-	}
-	old, used, young := issue(t0), issue(t0), issue(t0.Add(2*time.Hour))
-	if state, _, _, err := n.Consume(ctx, used, testVM, []byte("b"), t0); err != nil || state != ledger.NonceGood {
-		t.Fatal(state, err)
-	}
-	fatal(t, n.TakeQuota(ctx, testVM, t0, 9))
-	fatal(t, n.TakeQuota(ctx, testVM, t0.Add(2*time.Hour), 9))
-	gone, err := n.Expire(ctx, t0.Add(2*time.Hour))
-	if err != nil || gone != 2 {
-		t.Errorf("%d rows went, %v; want the old nonce and the old count", gone, err)
-	}
-	for name, c := range map[string]struct {
-		nonce []byte
-		there bool
-	}{"old": {old, false}, "used": {used, true}, "young": {young, true}} {
-		if _, err := n.ByHash(ctx, ledger.NonceHash(c.nonce)); (err == nil) != c.there {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 func TestNonceRowIsStrict(t *testing.T) {
-	for _, col := range []string{"vm", "way", "issued", "expires", "used"} {
+	for _, col := range []string{"vm", "way", "issued", "expires", "reserved", "used"} {
 		s, ctx := memstore.New(nil), t.Context()
 		n := nonces(s)
 		_, row, err := n.IssueNonce(ctx, random(), t0, time.Hour, seeded)

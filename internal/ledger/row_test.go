@@ -29,7 +29,7 @@ func fullRow() ledger.Row {
 		Findings:    []ledger.RowFinding{{Rule: "os-disk", State: cvm.Fail, Reason: "x", Severity: policy.High, Class: policy.NeedsRecreate, Object: testDES}},
 		Plan:        []ledger.RowStep{{Step: remedy.Tag, Class: policy.InPlace, State: remedy.Planned}},
 		Attestation: &cvm.Attestation{MAA: cvm.Outcome{State: cvm.Pass}, Checks: []cvm.Check{{ID: "S8", Kind: "V", State: cvm.Pass}}, Bundle: "b", JudgedAt: t0, NonceIssued: t0, SecureBoot: &yes, PCRs: map[string]string{"7": "00"}},
-		PolicyHash:  "p", StateHash: "s", CompliantSince: t0, GoneSince: t0, Development: true, NextLook: t0.Add(time.Hour),
+		PolicyHash:  "p", StateHash: "s", CompliantSince: t0, GoneSince: t0, TransitionSince: t0, Development: true, NextLook: t0.Add(time.Hour),
 		Step:  &ledger.OpenStep{Step: tagStep, Intent: 3, Record: "r", Token: "t", NonceHash: "h", Blob: "b", Started: t0},
 		Sends: map[string][]time.Time{"tag x": {t0, t0.Add(1)}}, Hold: map[string]time.Time{"tag y": t0},
 		HeadSeq: 3, HeadHash: ledger.HashBytes(nil), LastEvent: "1", LastEventAt: t0, LastSeen: t0, LastError: "e", Extra: map[string]string{"later": "kept"}}

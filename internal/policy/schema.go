@@ -209,7 +209,11 @@ func (w *walk) members(s shape, v map[string]any, path []string) {
 		}
 	}
 	if len(missing) > 0 {
-		w.say(path, true, "%s is missing", strings.Join(missing, ", "))
+		is := "is"
+		if len(missing) > 1 {
+			is = "are"
+		}
+		w.say(path, true, "%s %s missing", strings.Join(missing, ", "), is)
 	}
 	for _, name := range slices.Sorted(maps.Keys(v)) {
 		sub := append(slices.Clone(path), name)

@@ -104,17 +104,17 @@ func reference(t *testing.T, names []string) (want string, points []string) {
 	return want, points
 }
 
-// atEvery plays once for each point, in parallel. Under the race detector, and
-// with -short, it takes every third or tenth, from a random one on.
-func atEvery(t *testing.T, names []string, skip func(point string) bool, trouble func(at int) trouble) {
+// atEvery plays once for each point, in parallel. Under the race detector it takes
+// every n-th only, with -short every tenth, from a random one on.
+func atEvery(t *testing.T, names []string, underRace int, skip func(point string) bool, trouble func(at int) trouble) {
 	t.Helper()
 	want, points := reference(t, names)
 	stride, first := 1, 0
-	if raceEnabled {
-		stride = 3
-	}
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		stride = 10
+	case raceEnabled:
+		stride = underRace
 	}
 	if stride > 1 {
 		first = rand.IntN(stride)
@@ -147,7 +147,7 @@ var (
 )
 
 func TestACrashBetweenAnyTwoLinesConverges(t *testing.T) {
-	atEvery(t, two, nil, func(at int) trouble {
+	atEvery(t, two, 3, nil, func(at int) trouble {
 		return func(_ *world, n int, name string) error {
 			if n == at {
 				panic(crash{name})
@@ -161,7 +161,7 @@ func TestTwoCrashesConverge(t *testing.T) {
 	want, points := reference(t, one)
 	seed, plays := rand.Uint64(), 150
 	if raceEnabled || testing.Short() {
-		plays = 20
+		plays = 10
 	}
 	r := rand.New(rand.NewPCG(seed, 1))
 	for range plays {
@@ -181,7 +181,11 @@ func TestTwoCrashesConverge(t *testing.T) {
 
 // A failure of storage or of Azure, before the effect or with the answer lost.
 func TestAnErrorAtAnyPointConverges(t *testing.T) {
-	atEvery(t, two, nil, func(at int) trouble {
+	names := two
+	if raceEnabled {
+		names = one
+	}
+	atEvery(t, names, 3, nil, func(at int) trouble {
 		return func(_ *world, n int, name string) error {
 			if n == at {
 				return fault.New(fault.Transient, "acting", name, "%w", errors.New("the connection broke"))
@@ -194,7 +198,7 @@ func TestAnErrorAtAnyPointConverges(t *testing.T) {
 // An error that lasts for a while: all that is tried within two minutes fails,
 // from any point on.
 func TestAnOutageFromAnyPointOnConverges(t *testing.T) {
-	atEvery(t, one, nil, func(at int) trouble {
+	atEvery(t, one, 6, nil, func(at int) trouble {
 		var ends time.Time
 		return func(w *world, n int, name string) error {
 			if n == at {
@@ -211,7 +215,7 @@ func TestAnOutageFromAnyPointOnConverges(t *testing.T) {
 // A second worker takes all messages that are due while the first is between any
 // two lines.
 func TestASecondWorkerBetweenAnyTwoLines(t *testing.T) {
-	atEvery(t, one, nil, func(at int) trouble {
+	atEvery(t, one, 6, nil, func(at int) trouble {
 		return func(w *world, n int, name string) error {
 			if n != at {
 				return nil
@@ -233,7 +237,7 @@ func TestALateWriterAtAnyPoint(t *testing.T) {
 	inCall := func(point string) bool {
 		return strings.HasPrefix(point, "before run-command") || strings.HasPrefix(point, "before des")
 	}
-	atEvery(t, one, inCall, func(at int) trouble {
+	atEvery(t, one, 6, inCall, func(at int) trouble {
 		return func(w *world, n int, name string) error {
 			if n != at {
 				return nil

@@ -272,7 +272,7 @@ func TestATurnCutShortIsMadeGoodByAnyMessage(t *testing.T) {
 func TestWorkersAtOnce(t *testing.T) {
 	want, _ := reference(t, two)
 	seeds := 12
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		seeds = 3
 	}
 	for n := range seeds {
