@@ -80,7 +80,7 @@ func TestVMEventDropsWhatConcernsNoVM(t *testing.T) {
 		"malformed id":       {event("/subscriptions/1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1"), azure.DropMalformedID},
 		"no id":              {event("hello"), azure.DropMalformedID},
 		"name with a space":  {event(vmNamed("vm 1")), azure.DropMalformedID},
-		"another event":      {eventOf("Microsoft.Storage.BlobCreated", vmNamed("vm1"), ""), azure.DropOtherEvent},
+		"another event":      {eventOf("Microsoft.Storage.BlobCreated", "/blobServices/default/containers/c/blobs/b", ""), azure.DropOtherEvent},
 	} {
 		w := newWorld(t)
 		status := w.invoke("vm-event", "event", c.event)

@@ -77,6 +77,9 @@ func Classify(e Event) Decision {
 		}
 		return d.vm(e)
 	default:
+		if of := d.vm(e); of.VM != "" {
+			return of // a type that isn't known, about a VM: looking does no harm
+		}
 		return d.drop(DropOtherEvent, "events of type "+quote(e.Type)+" ask for nothing")
 	}
 }

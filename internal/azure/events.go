@@ -144,9 +144,11 @@ func ParseEvent(raw []byte) (Event, error) {
 	}
 	var ev Event
 	switch {
-	case e.SpecVersion != "" && e.Type != "":
+	case e.SpecVersion != "" && !strings.HasPrefix(string(e.SpecVersion), "1."):
+		return Event{}, refuseEvent(EventUnknownSchema, "its specversion is "+quote(string(e.SpecVersion))+", not 1.0")
+	case e.SpecVersion != "" && isName(e.Type):
 		ev = Event{Schema: SchemaCloudEvents, Type: string(e.Type), Topic: string(e.Source), Time: eventTime(e.Time)}
-	case e.EventType != "":
+	case isName(e.EventType):
 		ev = Event{Schema: SchemaEventGrid, Type: string(e.EventType), Topic: string(e.Topic), Time: eventTime(e.EventTime)}
 	default:
 		return Event{}, refuseEvent(EventUnknownSchema, "it has neither an eventType nor a specversion and type")
@@ -169,6 +171,11 @@ func ParseEvent(raw []byte) (Event, error) {
 			Published: eventTime(e.PublishTime), LastAttempt: eventTime(e.LastDeliveryAttemptTime)}
 	}
 	return ev, nil
+}
+
+// isName says whether an event's type could be one: a name, not a number or a flag.
+func isName(t flexible) bool {
+	return t != "" && t != "true" && t != "false" && (t[0] < '0' || t[0] > '9') && t[0] != '-'
 }
 
 func refuseEvent(code, why string) error {

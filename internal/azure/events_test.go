@@ -190,7 +190,7 @@ func TestClassify(t *testing.T) {
 		{"the VM in the data alone", write, "hello", "", vmID, vmID, "", false},
 		{"an echo stays an echo", write, vmID + "/runCommands/x", "", vmID, "", DropRunCommand, false},
 		{"storage account", created, group + "Microsoft.Storage/storageAccounts/s", "", "", "", DropOtherResource, false},
-		{"other type", "Microsoft.Storage.BlobCreated", vmID, "", "", "", DropOtherEvent, false},
+		{"other type", "Microsoft.Storage.BlobCreated", "/blobServices/default/containers/c/blobs/b", "", "", "", DropOtherEvent, false},
 		{"secret", "Microsoft.KeyVault.SecretNearExpiry", "s", "", "", "", DropOtherEvent, false},
 		{"key without data", "Microsoft.KeyVault.KeyExpired", "k", "", "", "", DropMalformedKey, false},
 	} {
