@@ -154,6 +154,9 @@ func (cmd checkCmd) list(ctx context.Context, az *azure.Client) ([]cvm.VMID, err
 		ids = append(ids, id)
 		return nil
 	})
+	if noToken(err) {
+		return nil, fmt.Errorf("check: listing VMs: %w", errNotSignedIn)
+	}
 	if err == nil && len(ids) == 0 {
 		where := "subscription " + sub
 		if group != "" {
@@ -269,10 +272,20 @@ type signedIn struct{ reconcile.Azure }
 // VM is the first read of each VM.
 func (s signedIn) VM(ctx context.Context, id cvm.VMID) (cvm.VM, error) {
 	vm, err := s.Azure.VM(ctx, id)
-	if fault.Code(err) == "AuthenticationFailed" {
+	if noToken(err) {
 		err = &fault.Error{Kind: fault.Transient, Op: "reading VM", Object: string(id), Err: errNotSignedIn}
 	}
 	return vm, err
+}
+
+// noToken says whether a call failed before Azure could ask for a right: there is
+// no credential, it was refused, or Azure refused without naming an action.
+func noToken(err error) bool {
+	switch fault.Code(err) {
+	case "AuthenticationFailed", "CredentialUnavailable":
+		return true
+	}
+	return fault.Is(err, fault.Denied) && fault.Action(err) == ""
 }
 
 // tell prints the results and gives the exit status.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -88,12 +89,12 @@ type serveCmd struct{}
 
 // Help is kong's.
 func (serveCmd) Help() string {
-	return "The host gives the port in FUNCTIONS_CUSTOMHANDLER_PORT. Settings that are missing or contradict each other are all listed, and the exit status is 2."
+	return "The host gives the port in FUNCTIONS_CUSTOMHANDLER_PORT. Settings that are missing or contradict each other are all listed, with the faults of the policy document that they name, and the exit status is 2. A variable that begins with CVMGUARD_ and is no setting is warned of."
 }
 
 // Run serves until a signal.
 func (serveCmd) Run(c *console) error {
-	if status := serve(c.getenv, c.stderr); status != exitOK {
+	if status := serve(c.getenv, os.Environ(), c.stderr); status != exitOK {
 		return exitStatus(status)
 	}
 	return nil

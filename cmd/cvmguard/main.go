@@ -17,7 +17,7 @@ func main() {
 	// serve is taken before the command line's parser is touched: the host waits
 	// for the port.
 	if len(os.Args) == 2 && os.Args[1] == "serve" {
-		os.Exit(serve(os.Getenv, os.Stderr))
+		os.Exit(serve(os.Getenv, os.Environ(), os.Stderr))
 	}
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }

@@ -28,7 +28,7 @@ type rerunCmd struct {
 
 // Help is kong's.
 func (rerunCmd) Help() string {
-	return `The VMs are put on the loop of the function app, and evidence is asked for anew: give one ARM id, or --group, or --subscription, or --query. Without --wait the exit status is 0 as soon as the app has taken the request.
+	return `The VMs are put on the loop of the function app, and evidence is asked for anew: give one ARM id, or --group, or --subscription, or --query. Without --wait the exit status is 0 as soon as the app has taken the request, and 1 when no VM was found for it.
 
 With --wait it is 0 when the VM turned out compliant, 1 when it didn't, 2 when the time ran out.`
 }
@@ -74,15 +74,37 @@ func (cmd rerunCmd) Run(c *console) error {
 		return cmd.wait(c, k, key, before)
 	}
 	if cmd.json() {
-		return c.json(said)
+		if err := c.json(said); err != nil {
+			return err
+		}
+		return cmd.none(c, said)
 	}
 	dry := ""
 	if said.DryRun {
 		dry = " (dry run: nothing is written to Azure)"
 	}
 	c.line("%s put on the loop%s", plural(said.Enqueued, "VM"), dry)
-	c.line("look at %s", clean(said.Look))
-	return nil
+	if said.Enqueued > 0 {
+		c.line("look at %s", clean(said.Look))
+	}
+	return cmd.none(c, said)
+}
+
+// none is the end of a request that found no VM: nothing will be looked at, which
+// a script must not take for done.
+func (cmd rerunCmd) none(c *console, said rerunAnswer) error {
+	if said.Enqueued > 0 {
+		return nil
+	}
+	where, check := "the query takes", "check the query"
+	if cmd.Query == "" {
+		where, check = "is in subscription "+cmd.Subscription, "check the id"
+		if cmd.Group != "" {
+			where, check = "is in resource group "+cmd.Group, "check the name"
+		}
+	}
+	c.say("no VM that the function app can see %s; %s, and that the app's identity may read VMs there; one that was just created may be named by its ARM id", where, check)
+	return exitStatus(exitNot)
 }
 
 // body is the request's, with the VM's key where it is one VM.

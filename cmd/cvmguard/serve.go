@@ -22,15 +22,28 @@ import (
 //	                                                     reconcile.Loop, fleet.Fleet
 //	                                                              │
 //	                                                        internal/azure
-func serve(getenv func(string) string, stderr io.Writer) int {
+//
+// environ is the environment as NAME=value, which is looked through for names
+// that were spelled wrongly.
+func serve(getenv func(string) string, environ []string, stderr io.Writer) int {
 	cfg, err := config.Load(getenv)
 	c := &console{stderr: stderr}
+	unknown := unknownSettings(environ)
 	if err != nil {
 		c.fail(err)
+		if err := policyBeside(err, getenv); err != nil {
+			c.fail(err)
+		}
+		for _, u := range unknown {
+			c.say("setting %s", u)
+		}
 		return exitCannot
 	}
 	// stdout: the host takes each line of stderr for an error.
 	log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	for _, u := range unknown {
+		log.Warn("a setting is not known and has no effect", "setting", u.name, "nearest", u.nearest)
+	}
 	doc, err := policyInForce(cfg)
 	if err != nil {
 		c.fail(err)

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"cvmguard/internal/ledger"
@@ -22,9 +25,9 @@ type verifyRecordCmd struct {
 
 // Help is kong's.
 func (verifyRecordCmd) Help() string {
-	return `Nothing is asked of anybody: what the files alone show is checked, and what they can't show is listed. The name of a file is checked too where it is a record's, KEY/00000001.json.
+	return `Nothing is asked of anybody: what the files alone show is checked, and what they can't show is listed. A chain may be given from any record to any other, without a gap between them. The name of a file is checked too where it is a record's, KEY/00000001.json.
 
-Exit status: 0 nothing is wrong, 1 something is, 2 a file can't be read.`
+Exit status: 0 nothing is wrong, 1 something is or a record between those given is missing, 2 a file can't be read.`
 }
 
 // Run verifies.
@@ -43,36 +46,126 @@ func (cmd verifyRecordCmd) Run(c *console) error {
 		return errors.Join(unreadable...)
 	}
 	rep := ledger.VerifyFiles(files...)
+	for i, u := range rep.Unchecked {
+		rep.Unchecked[i] = oneRecord(u)
+	}
+	runs := runsOf(files)
+	missing := gaps(rep, runs)
+	ok := rep.OK() && len(missing) == 0
 	if cmd.json() {
 		if err := c.json(struct {
 			OK bool `json:"ok"`
 			ledger.Report
-		}{rep.OK(), rep}); err != nil {
+			Gaps []gap `json:"gaps"`
+		}{ok, rep, missing}); err != nil {
 			return err
 		}
 	} else {
-		tellReport(c, rep)
+		tellReport(c, rep, runs)
 	}
 	if !rep.OK() {
 		c.say("%s found in %s; find out who wrote to container records", plural(len(rep.Faults), "fault"), plural(rep.Records, "record"))
+	}
+	for _, g := range missing {
+		c.say("%s of chain %s isn't among the files, so what stands on both sides of it was not verified as one chain; give it too", g.span, g.Chain)
+	}
+	if !ok {
 		return exitStatus(exitNot)
 	}
 	return nil
 }
 
-func tellReport(c *console, rep ledger.Report) {
+// span are the numbers of records that follow each other.
+type span struct {
+	First int `json:"first"`
+	Last  int `json:"last"`
+}
+
+// String is "record 2", or "records 2 to 4".
+func (s span) String() string {
+	if s.First == s.Last {
+		return "record " + s.numbers()
+	}
+	return "records " + s.numbers()
+}
+
+func (s span) numbers() string {
+	if s.First == s.Last {
+		return strconv.Itoa(s.First)
+	}
+	return fmt.Sprintf("%d to %d", s.First, s.Last)
+}
+
+// gap are records that are missing between others of their chain.
+type gap struct {
+	Chain string `json:"chain"`
+	span
+}
+
+// runsOf gives the numbers that the files have of each chain. A file that isn't a
+// record has none: that it can't be read is a fault already.
+func runsOf(files []ledger.RecordFile) map[string][]span {
+	numbers := map[string][]int{}
+	for _, f := range files {
+		if rec, err := ledger.DecodeRecord(f.Body); err == nil && rec.Seq > 0 {
+			numbers[rec.Chain] = append(numbers[rec.Chain], rec.Seq)
+		}
+	}
+	runs := map[string][]span{}
+	for chain, all := range numbers {
+		slices.Sort(all)
+		var of []span
+		for _, n := range all {
+			if last := len(of) - 1; last >= 0 && n <= of[last].Last+1 {
+				of[last].Last = n
+			} else {
+				of = append(of, span{n, n})
+			}
+		}
+		runs[chain] = of
+	}
+	return runs
+}
+
+// gaps are what lies between the runs of each chain that was verified.
+func gaps(rep ledger.Report, runs map[string][]span) []gap {
+	out := []gap{}
+	for _, r := range rep.Chains {
+		of := runs[r.Chain]
+		for i := 1; i < len(of); i++ {
+			out = append(out, gap{r.Chain, span{of[i-1].Last + 1, of[i].First - 1}})
+		}
+	}
+	return out
+}
+
+var spanInText = regexp.MustCompile(`records (\d+) to (\d+) weren't`)
+
+// oneRecord says of a span with one record that it is one.
+func oneRecord(text string) string {
+	if m := spanInText.FindStringSubmatch(text); m != nil && m[1] == m[2] {
+		return strings.Replace(text, m[0], "record "+m[1]+" wasn't", 1)
+	}
+	return text
+}
+
+func tellReport(c *console, rep ledger.Report, runs map[string][]span) {
 	chains := c.grid("chain", "records", "links that hold", "verdict", "open steps", "head", "object")
 	for _, r := range rep.Chains {
-		span := fmt.Sprintf("%d to %d", r.First, r.Last)
-		if r.First == r.Last {
-			span = fmt.Sprint(r.First)
+		var given []string
+		for _, s := range runs[r.Chain] {
+			given = append(given, s.numbers())
 		}
-		chains.add(r.Chain, span, r.Links, r.Verdict, strings.Trim(fmt.Sprint(r.Open), "[]"), r.Head, r.Object)
+		chains.add(r.Chain, strings.Join(given, ", "), r.Links, r.Verdict, strings.Trim(fmt.Sprint(r.Open), "[]"), r.Head, r.Object)
 	}
 	chains.print(c)
 	faults := c.grid("file", "record", "check", "wrong")
 	for _, f := range rep.Faults {
-		faults.add(f.Name, f.Seq, f.Check, f.Text)
+		number := ""
+		if f.Seq > 0 { // else it isn't a record
+			number = strconv.Itoa(f.Seq)
+		}
+		faults.add(f.Name, number, f.Check, f.Text)
 	}
 	if faults.rows > 0 && chains.rows > 0 {
 		c.line("")

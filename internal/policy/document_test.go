@@ -195,9 +195,9 @@ want:
 
 func TestParseSaysWhatIsMissing(t *testing.T) {
 	for text, want := range map[string]string{
-		"mode: observe\n":                     "schemaVersion, name are missing",
-		"schemaVersion: 1\nmode: observe\n":   "name is missing",
-		"name: production\nmode: observe\n":   "schemaVersion is missing",
+		"mode: observe\n":                   "schemaVersion, name are missing",
+		"schemaVersion: 1\nmode: observe\n": "name is missing",
+		"name: production\nmode: observe\n": "schemaVersion is missing",
 	} {
 		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)

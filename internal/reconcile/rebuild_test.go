@@ -49,7 +49,7 @@ func TestTablesThatAreLostAtAnyPoint(t *testing.T) {
 	}
 	for _, byPerson := range []bool{true, false} {
 		t.Run(fmt.Sprint("by a person ", byPerson), func(t *testing.T) {
-			atEvery(t, one, 8, inCall, func(at int) trouble {
+			atEvery(t, one, 12, inCall, func(at int) trouble {
 				return func(w *world, n int, name string) error {
 					if n != at {
 						return nil
