@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,9 +45,6 @@ func (cmd verifyRecordCmd) Run(c *console) error {
 		return errors.Join(unreadable...)
 	}
 	rep := ledger.VerifyFiles(files...)
-	for i, u := range rep.Unchecked {
-		rep.Unchecked[i] = oneRecord(u)
-	}
 	runs := runsOf(files)
 	missing := gaps(rep, runs)
 	ok := rep.OK() && len(missing) == 0
@@ -137,16 +133,6 @@ func gaps(rep ledger.Report, runs map[string][]span) []gap {
 		}
 	}
 	return out
-}
-
-var spanInText = regexp.MustCompile(`records (\d+) to (\d+) weren't`)
-
-// oneRecord says of a span with one record that it is one.
-func oneRecord(text string) string {
-	if m := spanInText.FindStringSubmatch(text); m != nil && m[1] == m[2] {
-		return strings.Replace(text, m[0], "record "+m[1]+" wasn't", 1)
-	}
-	return text
 }
 
 func tellReport(c *console, rep ledger.Report, runs map[string][]span) {

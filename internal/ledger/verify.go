@@ -139,7 +139,7 @@ func verifyLinks(rep *Report, chain string, recs []checked) {
 	}
 	cr := ChainReport{Chain: chain, First: recs[0].rec.Seq}
 	if cr.First > 1 {
-		unchecked("records 1 to %d weren't given, so the link of record %d to the one before", cr.First-1, cr.First)
+		unchecked("%s given, so the link of record %d to the one before", notThere(1, cr.First-1), cr.First)
 	}
 	given := map[int]checked{}
 	answered := map[int]checked{}
@@ -157,7 +157,7 @@ func verifyLinks(rep *Report, chain string, recs []checked) {
 				fail(c, "sequence", "another record has number %d too, %s: the chain was forked", c.rec.Seq, before.name)
 				continue
 			case before.rec.Seq+1 < c.rec.Seq:
-				unchecked("records %d to %d weren't given, so the link of record %d to the one before", before.rec.Seq+1, c.rec.Seq-1, c.rec.Seq)
+				unchecked("%s given, so the link of record %d to the one before", notThere(before.rec.Seq+1, c.rec.Seq-1), c.rec.Seq)
 			case c.rec.Previous != before.hash:
 				fail(c, "link", "previous is %s, but the hash of record %d is %s: one of them was changed", c.rec.Previous, before.rec.Seq, before.hash)
 			default:
@@ -215,4 +215,12 @@ func nameSays(name string) (chain string, seq int, ok bool) {
 		return "", seq, true
 	}
 	return "", 0, false
+}
+
+// notThere names the records of a span that weren't.
+func notThere(from, to int) string {
+	if from == to {
+		return fmt.Sprintf("record %d wasn't", from)
+	}
+	return fmt.Sprintf("records %d to %d weren't", from, to)
 }

@@ -61,7 +61,7 @@ func TestVerifyPart(t *testing.T) {
 		unchecked []string
 	}{
 		"one from the middle": {all[2:3], []string{"records 1 to 2 weren't given", "record 2, the intent of outcome 3, wasn't given"}},
-		"with a hole":         {[]ledger.RecordFile{all[0], all[1], all[3]}, []string{"records 3 to 3 weren't given, so the link of record 4"}},
+		"with a hole":         {[]ledger.RecordFile{all[0], all[1], all[3]}, []string{"record 3 wasn't given, so the link of record 4"}},
 		"the end":             {all[3:], []string{"records 1 to 3"}},
 		"one twice":           {append(slices.Clone(all), all[1]), []string{"record 2 was given twice"}},
 		"without names":       {[]ledger.RecordFile{{Name: "-", Body: all[0].Body}}, nil},

@@ -14,22 +14,31 @@
 // The rules of a turn, by the numbers that the code refers to:
 //
 //  1. A lease has an owner and an end and is never renewed; the turn's context
-//     ends before it. Every row write is ETag'd; a holder whose claim is gone
-//     fails its message.
+//     begins before it and ends before it. Every row write is ETag'd; a holder
+//     whose claim is gone, or that slept through its lease, fails its message and
+//     calls nobody. A turn that fails gives the rest of its lease up, unless a call
+//     may still land whose answer it never had.
 //  2. The claim is looked at before due. A worker that finds the object claimed
 //     enqueues its message anew, to come after the lease, unless another worker
 //     did so for this lease (`followed`); then sets `again` and merges its cause
 //     in one write; then lets its message go.
-//  3. Release and the test of `again` are one write.
+//  3. Release and the test of `again` are one write. The look that others asked for
+//     is never a dry one and remembers nothing.
 //  4. Order: intent record, row, call, look-again, row, outcome record, row. An
 //     intent that the row doesn't show was never sent; one that it shows without
-//     a token may have been: read the resource and adopt what is there.
-//  5. While a step is open a turn only drives it.
+//     a token may have been: read the resource and adopt what is there. The loop
+//     guard counts calls, but for those that were turned away at the door.
+//  5. While a step is open a turn only drives it. What failed is held back until
+//     its time, what was done isn't done twice in one turn.
 //  6. `next look` is one time, carried by its message as `due`: enqueue first,
 //     row second. It is brought forward or, once passed, set anew; never put off.
+//     A message that comes before its time spends it: the time is then now.
 //  7. Evidence is due when no judged bundle has a nonce issued after the newest
 //     moment for which evidence is asked, or the last is too old.
 //  8. All the times are settings, checked at start.
+//
+// A row that is lost is written anew from the object's records by the first message
+// that misses it, claimed for one lease as in any rebuild.
 //
 // What it does not do: it knows no Azure SDK, serves no trigger and renders
 // nothing. Its collaborators are the small interfaces in deps.go.

@@ -53,6 +53,15 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 	}
 	seen := slices.Clone(h.row.Pending)
 	for _, e := range seen {
+		if vm.UniqueID != h.row.UniqueID {
+			n, err := l.nonces().ByHash(ctx, e.Nonce)
+			if err != nil && !fault.Is(err, fault.NotFound) {
+				return err
+			}
+			if err == nil && n.UniqueID != vm.UniqueID {
+				continue // it was asked of the VM that is no more, and accuses nobody
+			}
+		}
 		a, err := l.judgeEvidence(ctx, vm, e, att, now)
 		if err != nil {
 			return err

@@ -204,8 +204,11 @@ func (l *Loop) nextLook(h *held, v *view, now time.Time) time.Time {
 			next = t
 		}
 	}
-	// What isn't known is asked for again, whatever else has failed.
-	if v.verdict.Value != policy.NotACVM && slices.ContainsFunc(v.verdict.Findings, func(f policy.Finding) bool { return f.State == cvm.UnknownState }) {
+	// What isn't known is asked for again, whatever else has failed; but evidence that
+	// hasn't come brings the VM on the loop when it does.
+	if v.verdict.Value == policy.Unknown || v.verdict.Value == policy.NonCompliant && slices.ContainsFunc(v.verdict.Findings, func(f policy.Finding) bool {
+		return f.State == cvm.UnknownState && !strings.HasPrefix(f.Reason, "evidence-")
+	}) {
 		sooner(now.Add(l.Settings.SlowPace))
 		if v.busy {
 			sooner(now.Add(l.transitionPause(h.row.TransitionSince, now)))

@@ -158,6 +158,7 @@ func TestANewVMOfTheSameName(t *testing.T) {
 	w, l := compliant(t, "vm1")
 	o := mustVM(t, "vm1")
 	old := w.row(t, o)
+	w.push(t, l, "vm1") // evidence of the old one, which is judged too late
 	v := w.create("vm1", 7)
 	v.ProvisioningState = "Creating"
 	w.send(t, w.event("vm1", "created"))
