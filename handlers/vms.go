@@ -40,6 +40,7 @@ type VMView struct {
 	Running        string              `json:"running,omitempty"` // the open step
 	LastSeen       *time.Time          `json:"lastSeen,omitempty"`
 	NextLook       *time.Time          `json:"nextLook,omitempty"`
+	LastEventAt    *time.Time          `json:"lastEventAt,omitempty"` // of the newest event, in Azure's time
 	LastError      string              `json:"lastError,omitempty"`
 	Head           HeadView            `json:"head"`
 	Cut            []string            `json:"cut,omitempty"` // parts that the record alone has whole
@@ -65,7 +66,7 @@ type HeadView struct {
 func ViewOf(r ledger.Row) VMView {
 	v := VMView{Key: r.Chain(), ID: r.ID, Name: cvm.VMID(r.ID).Name(), Region: r.Region, Kind: r.Kind, TEE: r.TEE, Verdict: r.Verdict,
 		CompliantSince: timeOrNil(r.CompliantSince), Findings: r.Findings, Plan: r.Plan, LastSeen: timeOrNil(r.LastSeen),
-		NextLook: timeOrNil(r.NextLook), LastError: r.LastError, Head: HeadView{r.HeadSeq, r.HeadHash}, Cut: r.Cut, Development: r.Development}
+		NextLook: timeOrNil(r.NextLook), LastEventAt: timeOrNil(r.LastEventAt), LastError: r.LastError, Head: HeadView{r.HeadSeq, r.HeadHash}, Cut: r.Cut, Development: r.Development}
 	if v.Findings == nil {
 		v.Findings = []ledger.RowFinding{}
 	}

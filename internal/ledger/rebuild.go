@@ -170,7 +170,7 @@ func RowOf(recs []Linked, now time.Time) (Row, error) {
 			if c.Fresh && c.At.After(r.EvidenceWanted) {
 				r.EvidenceWanted = c.At
 			}
-			if c.Kind == "event" && c.At.After(r.LastEventAt) {
+			if c.FromEvent() && c.At.After(r.LastEventAt) {
 				r.LastEvent, r.LastEventAt = c.ID, c.At
 			}
 		}

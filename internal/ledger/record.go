@@ -64,3 +64,12 @@ type Cause struct {
 	Nonce string    `json:"nonce,omitempty"` // evidence: hex SHA-256 of the nonce
 	Fresh bool      `json:"fresh,omitempty"` // evidence is asked for anew from At on (creation is found out by the loop itself)
 }
+
+// FromEvent says whether the cause is an event of Azure's.
+func (c Cause) FromEvent() bool {
+	switch c.Kind {
+	case "event", "start", "health", "key-event":
+		return true
+	}
+	return false
+}

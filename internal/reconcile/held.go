@@ -218,7 +218,7 @@ func mergeCause(r *ledger.Row, c ledger.Cause, now time.Time) {
 	if c.Nonce != "" {
 		r.AddPending(ledger.PendingEvidence{Nonce: c.Nonce})
 	}
-	if c.Kind == causeEvent && c.At.After(r.LastEventAt) {
+	if c.FromEvent() && c.At.After(r.LastEventAt) {
 		r.LastEvent, r.LastEventAt = c.ID, c.At
 	}
 }
