@@ -103,7 +103,8 @@ func TestRerunPutsNothingOnTheLoopBeforeTheListingIsWhole(t *testing.T) {
 		return nil
 	}
 	n, err := f.Rerun(t.Context(), Scope{}, ledger.Cause{Kind: "rerun"}, true)
-	if n != 3 || !fault.Is(err, fault.Transient) || !strings.Contains(err.Error(), "after 3 of 5") || len(queued(t, s)) != 3 {
+	// Several are put at a time: what was under way beside the failure may have got through.
+	if n > 4 || !fault.Is(err, fault.Transient) || !strings.Contains(err.Error(), fmt.Sprintf("after %d of 5", n)) || len(queued(t, s)) != n {
 		t.Errorf("%d, %v", n, err)
 	}
 	s.Hook = nil
