@@ -145,17 +145,22 @@ func TestAnIntentThatIsDropped(t *testing.T) {
 		t.Fatal("no crash")
 	}
 	w.quiet()
-	w.change("vm1", func(v *cvm.VM) { v.Power, v.AgentReady = "deallocated", cvm.Unread })
 	w.clock.Advance(l.Settings.Lease)
-	if err := l.Turn(t.Context(), w.event("vm1", "stopped")); err != nil {
+	if err := l.Turn(t.Context(), w.dryRun("vm1")); err != nil {
 		t.Fatal(err)
 	}
 	recs := w.records(t, o)
-	if recs[0].Record.Type != ledger.TypeIntent || recs[0].Record.Step.Kind != remedy.CollectEvidence || len(recs) < 2 || recs[1].Record.Step != nil && recs[1].Record.Step.Kind == remedy.CollectEvidence {
-		t.Errorf("%d records", len(recs))
+	if len(recs) != 2 || recs[0].Record.Type != ledger.TypeIntent || recs[0].Record.Step.Kind != remedy.CollectEvidence || recs[1].Record.Type != ledger.TypeState {
+		t.Fatalf("%d records", len(recs))
 	}
-	r, err := ledger.RowOf(recs[:2], w.clock.Now())
-	if err != nil || r.Step != nil && r.Step.Step.Kind == remedy.CollectEvidence {
+	if r, err := ledger.RowOf(recs, w.clock.Now()); err != nil || r.Step != nil {
 		t.Errorf("a rebuild opens %+v, %v", r.Step, err)
 	}
+	w.drain(t, l, nil) // the queue is empty: the host brings the crashed message again
+	w.send(t, w.event("vm1", "created"))
+	w.drain(t, l, nil)
+	if got := fmt.Sprint(w.writes); got != "[run-command vm1 tags vm1]" {
+		t.Error(got)
+	}
+	w.atRest(t, o)
 }

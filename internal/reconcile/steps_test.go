@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,44 @@ import (
 	"cvmguard/internal/policy"
 	"cvmguard/internal/remedy"
 )
+
+// Rule 4: intent record, row with what is needed to find the effect again, call,
+// look-again, row, outcome record, row.
+func TestTheOrderOfAnAct(t *testing.T) {
+	o := mustVM(t, "vm1")
+	var order []string
+	_, _ = play(t, one, func(w *world, _ int, name string) error {
+		when, what, _ := strings.Cut(name, " ")
+		if when == "before" && what == "run-command vm1" {
+			st := w.row(t, o).Step
+			n, err := w.loop(t, policy.ModeEnforce).nonces().ByHash(t.Context(), st.NonceHash)
+			if st.Token != "" || err != nil || n.Blob != st.Blob || n.Cause != st.Record || len(w.row(t, o).Sends) != 1 {
+				t.Errorf("the row shows %+v, its nonce is %+v, %v", st, n, err)
+			}
+		}
+		switch {
+		case when == "before":
+		case strings.HasPrefix(what, "create "+ledger.ContainerRecords+"/"+o.Chain()):
+			order = append(order, "record")
+		case what == "replace "+o.Table+"/"+o.PK+"/"+o.RK:
+			order = append(order, "row")
+		case what == "run-command vm1":
+			order = append(order, "call")
+		case what == "enqueue "+ledger.QueueReconcile && slices.Contains(order, "call"):
+			order = append(order, "look-again")
+		}
+		return nil
+	})
+	got := strings.Join(order, " ")
+	// First the claim and what the VM hangs on; then, in the next turn, the claim, the
+	// outcome and the row.
+	if want := "record row row call look-again row row"; !strings.Contains(got, want) {
+		t.Errorf("order %s", got)
+	}
+	if after := got[strings.Index(got, "call"):]; !strings.Contains(after, "row record row") {
+		t.Errorf("after the call: %s", after)
+	}
+}
 
 // A step that failed is held back until the slow pace, whatever messages come.
 func TestAStepThatFails(t *testing.T) {
@@ -45,6 +84,9 @@ func TestAStepThatFails(t *testing.T) {
 	w.until(t, l, 11*time.Minute)
 	if out := w.outcomes(t, o, remedy.CollectEvidence); len(out) != 2 || out[1].State != remedy.Done || w.row(t, o).Verdict != policy.Compliant {
 		t.Errorf("after the slow pace: %+v, %s", out, w.row(t, o).Verdict)
+	}
+	if hold := w.row(t, o).Hold; len(hold) != 0 {
+		t.Errorf("still held: %v", hold)
 	}
 	w.atRest(t, o)
 }
@@ -148,7 +190,7 @@ func TestACallWhoseAnswerIsLost(t *testing.T) {
 	t.Run("it lands later", func(t *testing.T) {
 		w := newWorld(t, "vm1")
 		l, o := w.loop(t, policy.ModeEnforce), mustVM(t, "vm1")
-		x := &landsLater{Azure: writer{w}, after: l.Settings.Lease - l.Settings.Turn - 2*time.Second, w: w}
+		x := &landsLater{Azure: writer{w}, t: t, after: l.Settings.Lease - l.Settings.Turn - 2*time.Second, w: w}
 		l.Applier.(*remedy.AzureApplier).Azure = x
 		w.announce(t, "vm1", "vm1")
 		w.drain(t, l, nil)
@@ -162,6 +204,7 @@ func TestACallWhoseAnswerIsLost(t *testing.T) {
 // after.
 type landsLater struct {
 	remedy.Azure
+	t     *testing.T
 	w     *world
 	after time.Duration
 	begun time.Time
@@ -170,6 +213,9 @@ type landsLater struct {
 
 func (x *landsLater) BeginRunCommand(ctx context.Context, id cvm.VMID, location, name string, rc remedy.RunCommandSpec) (remedy.Progress, error) {
 	if !x.begun.IsZero() {
+		if x.land != nil {
+			x.t.Errorf("put again %s after the first, which is still on its way", x.w.clock.Now().Sub(x.begun))
+		}
 		return x.Azure.BeginRunCommand(ctx, id, location, name, rc)
 	}
 	x.begun = x.w.clock.Now()
@@ -194,6 +240,7 @@ func (x *landsLater) RunCommand(ctx context.Context, id cvm.VMID, name string) (
 func TestAStepsLife(t *testing.T) {
 	t.Run("never ends", func(t *testing.T) {
 		w, l := compliant(t, "vm1")
+		l.Settings.StepLife = 40 * time.Minute
 		o := mustVM(t, "vm1")
 		w.opTime, w.pace = 1000*time.Hour, time.Hour // polled at the loop's own pace all the same
 		w.change("vm1", func(v *cvm.VM) { v.Tags = nil })
@@ -210,6 +257,7 @@ func TestAStepsLife(t *testing.T) {
 	})
 	t.Run("ended while nobody looked", func(t *testing.T) {
 		w, l := compliant(t, "vm1")
+		l.Settings.StepLife = 40 * time.Minute
 		o := mustVM(t, "vm1")
 		w.change("vm1", func(v *cvm.VM) { v.Tags = nil })
 		w.send(t, w.event("vm1", "changed"))
@@ -223,6 +271,7 @@ func TestAStepsLife(t *testing.T) {
 	})
 	t.Run("polls that fail", func(t *testing.T) {
 		w, l := compliant(t, "vm1")
+		l.Settings.StepLife = 40 * time.Minute
 		o := mustVM(t, "vm1")
 		w.deny["PollOperation"] = fault.New(fault.Transient, "polling", "", "503")
 		w.change("vm1", func(v *cvm.VM) { v.Tags = nil })
@@ -231,8 +280,8 @@ func TestAStepsLife(t *testing.T) {
 		if w.row(t, o).Step == nil {
 			t.Fatal("it ended before its life did")
 		}
-		if n := w.reads["PollOperation"]; n > 600 {
-			t.Errorf("%d polls in four hours", n)
+		if n := w.reads["PollOperation"]; n > 100 {
+			t.Errorf("%d polls in 40 minutes", n)
 		}
 		w.until(t, l, 3*time.Minute)
 		outs := w.outcomes(t, o, remedy.Tag)

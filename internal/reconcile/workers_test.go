@@ -85,6 +85,52 @@ func TestOneFollowerALease(t *testing.T) {
 	w.atRest(t, o)
 }
 
+// A follower whose write another one overtakes tries again, and leaves one copy all
+// the same; if the lease goes meanwhile, that copy is enough. A look-again's copy
+// stands for no time.
+func TestAFollowerThatIsOvertaken(t *testing.T) {
+	for _, ends := range []bool{false, true} {
+		w := newWorld(t, "vm1")
+		o := mustVM(t, "vm1")
+		l := w.loop(t, policy.ModeEnforce)
+		w.once(recordOf(o), func() {
+			before, _ := w.queued(t)
+			w.once(func(a memstore.Action) bool { return a.Op == "enqueue" && a.After }, func() {
+				w.store.Tables().Corrupt(o.Table, o.PK, o.RK, func(cols map[string]string) {
+					if ends {
+						cols["leaseEnds"] = ledger.TimeText(w.clock.Now())
+					}
+				})
+			})
+			reads := w.reads["VM"]
+			if err := w.loop(t, policy.ModeEnforce).Turn(t.Context(), o.message(ledger.Cause{Kind: causeLookAgain}, w.clock.Now())); err != nil {
+				t.Error(err)
+			}
+			w.quiet()
+			after, _ := w.queued(t)
+			if len(after) != len(before)+1 || w.reads["VM"] != reads {
+				t.Errorf("ends %t: %d copies, %d reads", ends, len(after)-len(before), w.reads["VM"]-reads)
+			}
+			for _, m := range after {
+				if !slices.Contains(before, m) && (m.VM != o.ID || !m.Due.IsZero()) {
+					t.Errorf("the copy is %+v", m)
+				}
+			}
+			if r := w.row(t, o); r.Again == ends {
+				t.Errorf("ends %t: again %t", ends, r.Again)
+			}
+		})
+		if err := l.Turn(t.Context(), w.event("vm1", "first")); (err != nil) != ends || ends && !errors.Is(err, errLost) {
+			t.Errorf("ends %t: the holder's turn: %v", ends, err)
+		}
+		w.send(t, w.event("vm1", "first"))
+		w.drain(t, l, nil)
+		if got := fmt.Sprint(w.writes); got != "[run-command vm1 tags vm1]" {
+			t.Error(got)
+		}
+	}
+}
+
 // A dry run leaves a copy of itself each time, and asks nobody to look again.
 func TestADryRunFollowsByItself(t *testing.T) {
 	w := newWorld(t, "vm1")
