@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"cvmguard/internal/fault"
 	"cvmguard/internal/fleet"
 	"cvmguard/internal/ledger"
+	"cvmguard/internal/reconcile"
 )
 
 func TestRerunOneVM(t *testing.T) {
@@ -166,7 +168,9 @@ func TestRerunScope(t *testing.T) {
 		if len(tw.lister.asked) != 1 || fmt.Sprint(tw.lister.asked[0]) != fmt.Sprint(c.want) {
 			t.Errorf("%s: asked for %+v", name, tw.lister.asked)
 		}
-		if q := tw.queued(); len(q) != 2 || q[0].VM != vmNamed("a") || q[1].VM != vmNamed("b") || !q[1].DryRun || q[1].Cause.Kind != "rerun" || q[1].Cause.Fresh {
+		q := tw.queued()
+		slices.SortFunc(q, func(a, b reconcile.Message) int { return strings.Compare(a.VM, b.VM) }) // several are put at a time
+		if len(q) != 2 || q[0].VM != vmNamed("a") || q[1].VM != vmNamed("b") || !q[1].DryRun || q[1].Cause.Kind != "rerun" || q[1].Cause.Fresh {
 			t.Errorf("%s: queued %+v", name, q)
 		}
 	}
