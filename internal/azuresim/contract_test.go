@@ -29,7 +29,7 @@ func repoRole(t *testing.T) *azuresim.Role {
 	for _, name := range []string{"role-read.json", "role.json", "role-remedy.json", "role-access-policies.json"} {
 		b, err := os.ReadFile(filepath.Join("..", "..", "infra", name))
 		if err != nil {
-			t.Skip("the deployment's roles are not in this tree")
+			t.Fatal(err)
 		}
 		r, err := azuresim.ParseRole(b)
 		if err != nil {
