@@ -71,7 +71,7 @@ func TestDataDisksWhenCutBetweenSteps(t *testing.T) {
 	for stop := range 8 {
 		w := newWorld()
 		for range stop {
-			s, ok := planOf(w, d).Next()
+			s, ok := planOf(w, d).NextExcept(nothingHeld)
 			if !ok {
 				t.Fatal("nothing left to do")
 			}

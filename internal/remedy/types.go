@@ -93,20 +93,6 @@ type Plan struct {
 	Steps []Step `json:"steps"`
 }
 
-// Next is the first planned step; ok is false when there is none or in observe
-// mode.
-func (p Plan) Next() (Step, bool) {
-	if p.Mode != "enforce" {
-		return Step{}, false
-	}
-	for _, s := range p.Steps {
-		if s.State == Planned {
-			return s, true
-		}
-	}
-	return Step{}, false
-}
-
 // Secrets is what a collect-evidence step needs and no record may hold.
 type Secrets struct {
 	Nonce      []byte // 32 bytes
