@@ -60,6 +60,12 @@ type Posture struct {
 	EvidenceDue bool              `json:"evidenceDue"` // worked out by the loop from the moment for which evidence is wanted
 	Claims      Fact[Claims]      `json:"claims"`      // what it merely says
 
+	// TagSetter is who set the tag by which policy lets a VM be exempt; code
+	// "not-asked" where the VM has no such tag or policy knows none.
+	TagSetter Fact[TagSetter] `json:"tagSetter,omitzero"`
+	// Contested are steps whose effect others keep undoing.
+	Contested []Contest `json:"contested,omitempty"`
+
 	// AllowDevelopment is true in a local world only: an attestation that was made
 	// with other roots than the vendors' then counts. The zero value refuses it.
 	AllowDevelopment bool `json:"allowDevelopment,omitempty"`
@@ -72,6 +78,26 @@ type DataDiskFacts struct {
 	DES  Fact[DES]   `json:"des"`
 }
 
+// TagSetter is who wrote a tag's value, by the Activity Log: a write event of the
+// VM or of its tags at or after which the value was first seen.
+type TagSetter struct {
+	Tag       string    `json:"tag"`
+	Value     string    `json:"value"`     // as it was when the log was read; another value asks anew
+	Principal string    `json:"principal"` // object id, lower case
+	At        time.Time `json:"at"`        // of the write
+	Event     string    `json:"event"`     // the log's event data id
+}
+
+// Contest is a value that cvmguard set and that others changed back: the step is
+// no longer taken until a person says so.
+type Contest struct {
+	Step  string    `json:"step"`   // its kind
+	On    string    `json:"target"` // its target
+	Times int       `json:"times"`  // how often the value was changed back
+	Since time.Time `json:"since"`  // when the step was stopped
+	Why   string    `json:"why"`    // "changed-back" or "undone"
+}
+
 // SharedKind is the kind of an object that VMs share.
 type SharedKind string
 
@@ -81,6 +107,8 @@ const (
 	SharedKey    SharedKind = "key"
 	SharedVault  SharedKind = "vault"
 	SharedRegion SharedKind = "region"
+	// SharedOperation is a plan that a person approved: <subscription>/operations/<hash>.
+	SharedOperation SharedKind = "operation"
 )
 
 // SharedPosture is all that is known of one shared object. Fields that the kind
@@ -95,6 +123,8 @@ type SharedPosture struct {
 	Key      Fact[Key]    `json:"key"`
 	Vault    Fact[Vault]  `json:"vault"`
 	Rights   Fact[Rights] `json:"rights"`
+	// Contested is as in Posture.
+	Contested []Contest `json:"contested,omitempty"`
 }
 
 // Rights is who may do what with a key: of the principals that matter.

@@ -40,6 +40,11 @@ type Record struct {
 	Intent  int          `json:"intent,omitempty"` // an outcome's intent: its seq
 	Outcome *Outcome     `json:"outcome,omitempty"`
 
+	// Shadow is the verdict of the shadow policy, which is never applied.
+	Shadow *policy.Verdict `json:"shadow,omitempty"`
+	// Operation is how far an approved plan has come.
+	Operation *OperationState `json:"operation,omitempty"`
+
 	Development bool `json:"development,omitempty"` // made with endpoints or trust roots that aren't the vendors'
 }
 

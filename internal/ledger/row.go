@@ -66,6 +66,20 @@ type Row struct {
 	Sends    map[string][]time.Time // loop guard: by SendKey, when calls were sent
 	Hold     map[string]time.Time   // by SendKey: a step that failed isn't sent again before
 
+	// Set is, by SendKey, what cvmguard last brought about there, to know it again
+	// when others change it back.
+	Set map[string]SetValue
+	// Stopped are, by SendKey, steps that are not taken until a person says so.
+	Stopped map[string]cvm.Contest
+	// TagSetter is who set the exemption tag, once it was found out.
+	TagSetter *cvm.Fact[cvm.TagSetter]
+	// Braked says which brake holds the object's steps, "" for none.
+	Braked string
+	// Shadow is the verdict of the shadow policy, "" where none is set.
+	Shadow policy.Value
+	// Operation is how far an approved plan has come; nil for any other object.
+	Operation *OperationState
+
 	// The chain's head.
 	HeadSeq  int
 	HeadHash string
@@ -91,6 +105,25 @@ type OpenStep struct {
 	NonceHash string      `json:"nonceHash,omitempty"` // collect-evidence: the nonce's row
 	Blob      string      `json:"blob,omitempty"`      // collect-evidence: in container incoming
 	Started   time.Time   `json:"started,omitzero"`
+}
+
+// SetValue is an effect that cvmguard brought about.
+type SetValue struct {
+	Value string    `json:"value"` // fingerprint of the step's kind, target and arguments
+	At    time.Time `json:"at"`    // of the last outcome
+	Backs int       `json:"backs"` // how often others changed it back since
+}
+
+// OperationState is where an operation stands: what its people said and how many
+// of its steps are done.
+type OperationState struct {
+	Approved   time.Time `json:"approved,omitzero"`
+	ApprovedBy string    `json:"approvedBy,omitempty"`
+	Paused     bool      `json:"paused,omitempty"`
+	Stopped    bool      `json:"stopped,omitempty"` // given up: its undo has taken its place
+	SaidAt     time.Time `json:"saidAt,omitzero"`   // of the newest word of a person
+	SaidBy     string    `json:"saidBy,omitempty"`
+	Done       int       `json:"done"` // steps done, in the plan's order
 }
 
 // PendingEvidence is a pushed bundle that waits to be judged.
@@ -127,6 +160,15 @@ func (r *Row) Clone() Row {
 	if r.Step != nil {
 		step := *r.Step
 		c.Step = &step
+	}
+	c.Set, c.Stopped = maps.Clone(r.Set), maps.Clone(r.Stopped)
+	if r.Operation != nil {
+		op := *r.Operation
+		c.Operation = &op
+	}
+	if r.TagSetter != nil {
+		setter := *r.TagSetter
+		c.TagSetter = &setter
 	}
 	return c
 }

@@ -26,12 +26,13 @@ const (
 	ColVault    = "vault"
 	ColRegion   = "region"
 	ColGone     = "goneSince"
+	ColBraked   = "braked" // "" when no brake holds it
 )
 
 // rowColumns are all columns that this version writes.
 var rowColumns = []string{ColID, "shared", ColOwner, "leaseEnds", "again", "followed", "causes", "evidenceWanted", "pending", "vmId",
 	ColVerdict, "kind", "tee", ColRegion, ColDES, ColKey, ColVault, "findings", "plan", "attestation", "policy", "stateHash",
-	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "headSeq", "headHash", "lastEvent", "lastEventAt",
+	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "set", "stopped", "tagSetter", ColBraked, "shadow", "operation", "headSeq", "headHash", "lastEvent", "lastEventAt",
 	ColLastSeen, "lastError", "cut"}
 
 // DecodeRow reads a row of table vms or shared. A column that can't be read is a
@@ -47,7 +48,8 @@ func DecodeRow(e Entity) (Row, error) {
 		PolicyHash: e.Cols["policy"], StateHash: e.Cols["stateHash"], CompliantSince: d.moment("compliantSince"),
 		GoneSince: d.moment(ColGone), TransitionSince: d.moment("transitionSince"), Development: d.flag("development"), NextLook: d.moment(ColNextLook),
 		HeadSeq: d.number("headSeq"), HeadHash: e.Cols["headHash"],
-		LastEvent: e.Cols["lastEvent"], LastEventAt: d.moment("lastEventAt"), LastSeen: d.moment(ColLastSeen), LastError: e.Cols["lastError"]}
+		LastEvent: e.Cols["lastEvent"], LastEventAt: d.moment("lastEventAt"), LastSeen: d.moment(ColLastSeen), LastError: e.Cols["lastError"],
+		Braked: e.Cols[ColBraked], Shadow: policy.Value(e.Cols["shadow"])}
 	d.document("causes", &r.Causes)
 	d.document("pending", &r.Pending)
 	d.document("findings", &r.Findings)
@@ -56,12 +58,16 @@ func DecodeRow(e Entity) (Row, error) {
 	d.document("step", &r.Step)
 	d.document("sends", &r.Sends)
 	d.document("hold", &r.Hold)
+	d.document("set", &r.Set)
+	d.document("stopped", &r.Stopped)
+	d.document("tagSetter", &r.TagSetter)
+	d.document("operation", &r.Operation)
 	d.document("cut", &r.Cut)
 	if r.ID == "" {
 		d.bad(ColID, fmt.Errorf("every row names its object"))
 	}
 	switch r.SharedKind {
-	case "", cvm.SharedDES, cvm.SharedKey, cvm.SharedVault, cvm.SharedRegion:
+	case "", cvm.SharedDES, cvm.SharedKey, cvm.SharedVault, cvm.SharedRegion, cvm.SharedOperation:
 	default:
 		d.bad("shared", fmt.Errorf("it isn't a kind of shared object"))
 	}
@@ -130,6 +136,8 @@ func (r *Row) Entity() (Entity, error) {
 	set("lastEventAt", TimeText(r.LastEventAt))
 	set(ColLastSeen, TimeText(r.LastSeen))
 	set("lastError", r.LastError)
+	set(ColBraked, r.Braked)
+	set("shadow", string(r.Shadow))
 
 	cut := slices.Clone(r.Cut)
 	mark := func(col string, shortened bool) {
@@ -157,6 +165,10 @@ func (r *Row) Entity() (Entity, error) {
 		{"step", r.Step == nil, utcStep(r.Step)},
 		{"sends", len(r.Sends) == 0, utcSends(r.Sends)},
 		{"hold", len(r.Hold) == 0, utcHold(r.Hold)},
+		{"set", len(r.Set) == 0, r.Set},
+		{"stopped", len(r.Stopped) == 0, r.Stopped},
+		{"tagSetter", r.TagSetter == nil, r.TagSetter},
+		{"operation", r.Operation == nil, r.Operation},
 		{"cut", len(cut) == 0, cut},
 	} {
 		text := ""

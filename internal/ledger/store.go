@@ -10,6 +10,7 @@ const (
 	ContainerRecords     = "records"
 	ContainerEvidence    = "evidence"
 	ContainerPolicy      = "policy"
+	ContainerPlans       = "plans" // <hash>.json: operations, as they were approved
 	ContainerInbox       = "inbox"
 	ContainerIncoming    = "incoming"
 	ContainerTools       = "tools"
@@ -23,6 +24,7 @@ const (
 	TableShared = "shared"
 	TableNonces = "nonces"
 	TableInbox  = "inbox"
+	TableBrakes = "brakes"
 
 	QueueReconcile = "reconcile"
 	QueuePoison    = "reconcile-poison"

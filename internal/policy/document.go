@@ -39,6 +39,10 @@ type Document struct {
 	Attestation Attestation
 	// Brakes bound what is sent.
 	Brakes Brakes
+	// Exemptions are those that the document gives.
+	Exemptions []Exemption
+	// ExemptionTag says whether a VM's tag may exempt it, and who may set it.
+	ExemptionTag ExemptionTag
 
 	mode string
 }
@@ -93,6 +97,59 @@ type Attestation struct {
 // Brakes bound what is sent.
 type Brakes struct {
 	MaxSendsPerStepPerDay int // the same step on the same object within 24 h; default 8
+	MaxStepsPerVMPerDay   int // all steps on one object within 24 h, evidence not counted; default 40
+	// MaxVMsPerHour and MaxSharePerHour trip the breaker: more objects than that, or a
+	// greater part of the VMs known, changed within an hour. It stays open until a
+	// person resets it. Collecting evidence changes nothing and isn't counted.
+	MaxVMsPerHour   int // default 500
+	MaxSharePerHour int // percent, 0 for none; default 50
+	// ShareFrom is how many changed objects the share needs before it counts, so that
+	// a small estate can be repaired at all; default 20.
+	ShareFrom int
+	// MaxChangedBack is how often a value that cvmguard set may be changed back by
+	// others before it is left alone; default 2.
+	MaxChangedBack int
+	Windows        []Window // steps that disturb are sent within one of them only; none: at any time
+	Canary         Canary
+}
+
+// Window is a maintenance window: on the days named, from a time of the day to
+// another, which is on the next day where it is not after it.
+type Window struct {
+	Days     []time.Weekday // none: every day
+	From, To time.Duration  // since midnight, wall clock
+	Zone     *time.Location // default UTC
+}
+
+// Canary lets a new policy change a few VMs first.
+type Canary struct {
+	VMs  int           // how many; 0: no canary
+	Wait time.Duration // how long after the last of them the rest follows by itself; 0: when a person releases it
+}
+
+// Exemption leaves rules out for some VMs until a day, with somebody who answers
+// for it.
+type Exemption struct {
+	Rules  []string // ids; none is not all: the document must name them
+	Owner  string
+	Reason string
+	Until  time.Time // expired from this moment on
+	Scope  ExemptionScope
+}
+
+// ExemptionScope selects what is exempt: all parts given must hold, one must be.
+type ExemptionScope struct {
+	VM            string // ARM id of a VM, or of a shared object
+	ResourceGroup string // ARM id of a resource group
+	Subscription  string // id
+	Selector      *Selector
+}
+
+// ExemptionTag is a tag by which a VM is exempt, if one of the principals set it:
+// who did is read from the Activity Log when the tag is first seen.
+type ExemptionTag struct {
+	Name       string   // of the tag, "" for none (default)
+	Principals []string // object ids, lower case
 }
 
 // Mode is ModeObserve or ModeEnforce.

@@ -82,6 +82,9 @@ type Step struct {
 	Undo     string            `json:"undo,omitempty"`
 	Commands []string          `json:"commands,omitempty"` // ready `az` commands, for advice
 	Args     map[string]string `json:"args,omitempty"`     // what apply needs beside Target
+	// Before is what was read of what the step changes, by name: what an undo plan
+	// puts back. A name with an empty value stands for "there was none".
+	Before map[string]string `json:"before,omitempty"`
 }
 
 // Same says whether two steps are the same act on the same thing.
