@@ -73,5 +73,6 @@ func Register(m *customhandler.Mux, app Source) {
 	m.HTTP("vms", "vms/{key?}/{view?}", []string{"GET"}, false, VMs(app))
 	m.HTTP("evidence", "evidence/{nonce?}", []string{"POST"}, true, Evidence(app))
 	m.HTTP("inbox", "inbox/{id?}/{act?}", []string{"GET", "POST"}, false, Inbox(app))
+	m.HTTP("brakes", "brakes", []string{"GET", "POST"}, false, Brakes(app))
 	m.HTTP("health", "health", []string{"GET"}, false, Health(app))
 }

@@ -76,7 +76,7 @@ func TestVMEventDropsWhatConcernsNoVM(t *testing.T) {
 		"our run command": {event(vmNamed("vm1") + "/runCommands/cvmguard-evidence"), azure.DropRunCommand},
 		"its notification": {eventOf("Microsoft.ResourceNotifications.Resources.CreatedOrUpdated", vmNamed("vm1")+"/runCommands/cvmguard-evidence", ""),
 			azure.DropRunCommand},
-		"scale set instance": {event(inGroup + "Microsoft.Compute/virtualMachineScaleSets/s/virtualMachines/0"), azure.DropScaleSet},
+		"scale set instance": {event(inGroup + "Microsoft.Compute/virtualMachineScaleSets/s"), azure.DropScaleSet},
 		"malformed id":       {event("/subscriptions/1/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1"), azure.DropMalformedID},
 		"no id":              {event("hello"), azure.DropMalformedID},
 		"name with a space":  {event(vmNamed("vm 1")), azure.DropMalformedID},

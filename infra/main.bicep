@@ -78,6 +78,14 @@ var vmOperations = [
   'Microsoft.Compute/virtualMachines/reimage/action'
   'Microsoft.Compute/virtualMachines/extensions/write'
   'Microsoft.Compute/virtualMachines/extensions/delete'
+  // Of instances of uniform scale sets.
+  'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/write'
+  'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/delete'
+  'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/start/action'
+  'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/restart/action'
+  'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/deallocate/action'
+  'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/redeploy/action'
+  'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/reimage/action'
 ]
 
 var vmEventTypes = [

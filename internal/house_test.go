@@ -25,6 +25,8 @@ var allowed = map[string][]string{
 	"internal/guest/linux":   {"internal/guest", "internal/attest", "internal/fault", "internal/cvm"},
 	"internal/ledger":        {"internal/cvm", "internal/policy", "internal/remedy", "internal/fault"},
 	"internal/config":        {"internal/fault"},
+	"internal/estate":        {"internal/cvm", "internal/fault"},
+	"internal/policytest":    {"internal/cvm", "internal/estate", "internal/fault", "internal/policy", "internal/reconcile", "internal/remedy"},
 	"internal/gendocs":       {"internal/cvm", "internal/policy", "internal/fault"},
 	"internal/customhandler": {"internal/fault"},
 	"internal/reconcile":     {"internal/attest", "internal/cvm", "internal/fault", "internal/ledger", "internal/policy", "internal/remedy"},
@@ -42,7 +44,7 @@ var pure = map[string]bool{"internal/cvm": true, "internal/policy": true}
 var impure = []string{"context", "net", "net/http", "os", "io/fs", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand"}
 
 // localWorld is never linked into what is shipped.
-var localWorld = []string{"internal/azuresim", "internal/devhost", "internal/ledger/memstore", "internal/ledger/storetest", "internal/local"}
+var localWorld = []string{"internal/azuresim", "internal/devhost", "internal/ledger/memstore", "internal/ledger/storetest", "internal/local", "internal/local/story"}
 
 const module = "cvmguard/"
 

@@ -11,6 +11,7 @@ import (
 	"cvmguard/internal/azure"
 	"cvmguard/internal/config"
 	"cvmguard/internal/cvm"
+	"cvmguard/internal/estate"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
@@ -21,6 +22,8 @@ import (
 type checkCmd struct {
 	VMs []string `arg:"" optional:"" name:"vm-id" help:"ARM ids of VMs."`
 	scope
+	From   string `placeholder:"DIR" help:"Judge a captured estate: a folder of bodies as Azure answers them. No Azure is needed; VM ids and the scope narrow it."`
+	At     string `placeholder:"TIME" help:"With --from: judge as of this time, such as 2026-01-15T00:00:00Z (default: now)."`
 	Policy string `placeholder:"FILE" help:"Policy document to judge by, in place of the one in the settings."`
 	All    bool   `help:"In the table, show every finding, not only those that fail or are unknown."`
 	output
@@ -31,6 +34,8 @@ func (checkCmd) Help() string {
 	return `Name VMs by their ARM ids, or take all of a resource group (--group NAME --subscription ID) or of a subscription.
 
 Azure is read with the identity that the environment offers: a managed identity, or whom "az login" signed in. A right that is missing makes what it hides unknown, and the finding names it. What only the guest can prove (attestation, extensions, agent, temp disk) is not asked here; the function app asks it.
+
+With --from nothing is asked of Azure: every body of a VM, disk, disk encryption set, key, vault or Managed HSM is read from a file below DIR, known by its type, id or kid. What isn't there is unknown (not-captured). Files that can't be used are named on stderr, and then the exit status isn't 0.
 
 Exit status: 0 when every VM is compliant, or isn't wanted as a confidential VM; 1 when any is non-compliant or unknown; 2 when any could not be judged (Azure throttled or failed, the VM isn't there), when a listing finds no VM, or when the command could not run.`
 }
@@ -79,6 +84,12 @@ const (
 
 // Run judges.
 func (cmd checkCmd) Run(c *console) error {
+	switch {
+	case cmd.From != "":
+		return cmd.runFrom(c)
+	case cmd.At != "":
+		return badArgument("--at", cmd.At, "it goes with --from: Azure shows what is now", "--from DIR --at 2026-01-15T00:00:00Z")
+	}
 	ids, err := cmd.ids()
 	if err != nil {
 		return err
@@ -100,14 +111,14 @@ func (cmd checkCmd) Run(c *console) error {
 	var results []checked
 	if err == nil {
 		p.total.Store(int64(len(ids)))
-		k := &checker{azure: signedIn{az.Reader(checkMemory)}, doc: doc, now: c.now, listed: listed, done: func() { p.done.Add(1) }}
+		k := &checker{observer: reconcile.Observer{Azure: signedIn{az.Reader(checkMemory)}}, doc: doc, now: c.now, listed: listed, done: func() { p.done.Add(1) }}
 		results, err = k.all(c.ctx, ids)
 	}
 	p.stop()
 	if err != nil {
 		return err
 	}
-	return cmd.tell(c, results)
+	return cmd.tell(c, checkDoc{}, results)
 }
 
 // ids are the VMs that were named, each once; none where a scope was given.
@@ -169,11 +180,11 @@ func (cmd checkCmd) list(ctx context.Context, az *azure.Client) ([]cvm.VMID, err
 
 // checker judges VMs, a few at a time.
 type checker struct {
-	azure  reconcile.Azure
-	doc    *policy.Document
-	now    func() time.Time
-	listed bool   // by Resource Graph, which may be minutes behind
-	done   func() // called after each VM
+	observer reconcile.Observer
+	doc      *policy.Document
+	now      func() time.Time
+	listed   bool   // by Resource Graph, which may be minutes behind
+	done     func() // called after each VM
 }
 
 // all gives a result for each id, in their order. Its error ends the whole: an
@@ -243,7 +254,7 @@ func (k *checker) one(ctx context.Context, id cvm.VMID) checked {
 func (k *checker) read(ctx context.Context, id cvm.VMID) (cvm.Posture, error) {
 	notThere := false
 	for try := 1; ; try++ {
-		p, err := reconcile.Observer{Azure: k.azure}.VM(ctx, id)
+		p, err := k.observer.VM(ctx, id)
 		wait := fault.RetryAfter(err)
 		switch {
 		case fault.Is(err, fault.NotFound) && !notThere:
@@ -288,13 +299,21 @@ func noToken(err error) bool {
 	return fault.Is(err, fault.Denied) && fault.Action(err) == ""
 }
 
+// checkDoc is the JSON of a check.
+type checkDoc struct {
+	VMs       []checked        `json:"vms"`
+	Orphans   []orphan         `json:"orphans,omitempty"` // of a captured estate
+	NotJudged []notJudged      `json:"notJudged,omitempty"`
+	NotRead   []estate.Trouble `json:"notRead,omitempty"` // of a captured estate
+}
+
 // tell prints the results and gives the exit status.
-func (cmd checkCmd) tell(c *console, all []checked) error {
-	doc := struct {
-		VMs       []checked   `json:"vms"`
-		NotJudged []notJudged `json:"notJudged,omitempty"`
-	}{VMs: []checked{}}
+func (cmd checkCmd) tell(c *console, doc checkDoc, all []checked) error {
+	doc.VMs = []checked{}
 	status := exitStatus(exitOK)
+	if len(doc.NotRead) > 0 {
+		status = exitNot // what is in those files may be anything
+	}
 	for _, r := range all {
 		switch {
 		case r.err != nil:
@@ -311,7 +330,9 @@ func (cmd checkCmd) tell(c *console, all []checked) error {
 		}
 	} else {
 		cmd.tables(c, doc.VMs)
+		tellOrphans(c, doc.Orphans)
 	}
+	tellTroubles(c, doc.NotRead)
 	if n := len(doc.NotJudged); n > 0 {
 		const shown = 10
 		for _, r := range doc.NotJudged[:min(n, shown)] {

@@ -20,8 +20,10 @@ type commands struct {
 	Rerun   rerunCmd   `cmd:"" help:"Have the function app look at VMs again."`
 	VMs     vmsCmd     `cmd:"" name:"vms" help:"List what the function app knows of VMs, or show one."`
 	Fresh   freshCmd   `cmd:"" help:"Ask whether a VM is compliant and was attested lately."`
+	Brakes  brakesCmds `cmd:"" help:"Show what holds steps back; reset the breaker, release the canary, resume a step."`
 	Verify  verifyCmds `cmd:"" help:"Verify the ledger offline."`
 	Policy  policyCmds `cmd:"" help:"Show, check and explain policy documents."`
+	Key     keyCmds    `cmd:"" help:"Draft, compare and judge release policies; list what hangs on a key."`
 	Rebuild rebuildCmd `cmd:"" help:"Write table rows anew from the ledger's records."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 	Serve   serveCmd   `cmd:"" help:"Be the custom handler that the Functions host starts."`

@@ -14,8 +14,11 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"cvmguard/internal/azuresim"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/local"
+	"cvmguard/internal/local/story"
+	"cvmguard/internal/policy"
 )
 
 // devCommands are the commands of the local world, in builds without the tag
@@ -28,7 +31,7 @@ type devCmd struct {
 	Dist    string        `default:"dist" help:"The staged function app."`
 	Infra   string        `default:"infra" help:"Folder with the role definitions."`
 	Azurite string        `default:"node_modules/azurite/dist/src/azurite.js" help:"Azurite's script."`
-	Scene   string        `default:"main" enum:"main,full" help:"main: the VMs are created. full: then a restart, a deletion, a drift, an expired key."`
+	Scene   string        `default:"main" help:"main: VMs of every kind are created. full: then a restart, a deletion, a drift, an expired key. Or a story, which tells one thing: see --help."`
 	Mode    string        `default:"enforce" enum:"enforce,observe" help:"The policy's mode."`
 	Policy  string        `help:"A policy document; default: the scene's own."`
 	Format  string        `default:"table" enum:"table,json" help:"What is printed on stdout."`
@@ -40,13 +43,42 @@ type devCmd struct {
 // devLimit is how long the scene may take to come to rest.
 const devLimit = 150 * time.Second
 
+// Help is kong's.
+func (*devCmd) Help() string {
+	var b strings.Builder
+	b.WriteString("Stories:\n\n")
+	for _, s := range story.All() {
+		fmt.Fprintf(&b, "%s: %s\n\n", s.Name, s.About)
+	}
+	return b.String()
+}
+
+// standard are the scenes that aren't stories, with how many of the stages each
+// plays.
+var standard = map[string]int{"main": 1, "full": 99}
+
 // Run plays the scene and, without --once, stays up until a signal.
 func (d *devCmd) Run(c *console) error {
 	started := time.Now()
+	stages, isStandard := standard[d.Scene]
+	told, isStory := story.ByName(d.Scene)
+	if !isStandard && !isStory {
+		names := []string{"main", "full"}
+		for _, s := range story.All() {
+			names = append(names, s.Name)
+		}
+		return fmt.Errorf("there is no scene %q; give one of %s", d.Scene, strings.Join(names, ", "))
+	}
 	say := func(format string, args ...any) {
 		fmt.Fprintf(c.stderr, "%5.1fs  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, args...))
 	}
 	o := local.Options{Dist: d.Dist, Infra: d.Infra, Azurite: d.Azurite, Mode: d.Mode, Policy: d.Policy, Operation: d.Slow}
+	if isStory {
+		if d.Mode != policy.ModeEnforce || d.Policy != "" {
+			return fmt.Errorf("the story %s has a mode and a policy of its own; leave --mode and --policy out", d.Scene)
+		}
+		o = told.Options(o)
+	}
 	if d.Logs {
 		o.Output, o.Log = c.stderr, slog.New(slog.NewTextHandler(c.stderr, nil))
 	}
@@ -63,17 +95,21 @@ func (d *devCmd) Run(c *console) error {
 	if err := w.Subscribe(c.ctx); err != nil {
 		return err
 	}
-	stages := 1
-	if d.Scene == "full" {
-		stages = 99
-	}
 	play, cancel := context.WithTimeout(c.ctx, devLimit)
 	defer cancel()
-	scene, err := w.Play(play, stages, say)
+	var vms []string
+	if isStory {
+		vms, err = told.Play(play, w, say)
+	} else {
+		var scene *azuresim.Scene
+		if scene, err = w.Play(play, stages, say); err == nil {
+			vms = local.IDs(scene)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	run, err := w.Result(c.ctx, local.IDs(scene), started)
+	run, err := w.Result(c.ctx, vms, started)
 	if err != nil {
 		return err
 	}

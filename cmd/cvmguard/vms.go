@@ -23,6 +23,7 @@ type vmsCmd struct {
 	VM           string `arg:"" optional:"" name:"vm" help:"A VM's key or ARM id; without it all VMs are listed."`
 	Verdict      string `placeholder:"VERDICT" help:"List those with this verdict alone: compliant, non-compliant, unknown, not-a-cvm or gone."`
 	Subscription string `placeholder:"ID" help:"List those of this subscription alone."`
+	Differ       bool   `help:"List those alone that the shadow policy judges otherwise."`
 	Records      bool   `help:"List the VM's records."`
 	Seq          int    `placeholder:"N" help:"Print the bytes of the VM's record N, as cvmguard verify record takes them."`
 	app
@@ -81,8 +82,8 @@ func (cmd vmsCmd) validate() error {
 	switch v := policy.Value(cmd.Verdict); {
 	case !one && (cmd.Records || cmd.Seq != 0):
 		return errors.New("vms: --records and --seq go with one VM; give its key or ARM id")
-	case one && (cmd.Verdict != "" || cmd.Subscription != ""):
-		return errors.New("vms: --verdict and --subscription go with the list; leave the VM out, or them")
+	case one && (cmd.Verdict != "" || cmd.Subscription != "" || cmd.Differ):
+		return errors.New("vms: --verdict, --subscription and --differ go with the list; leave the VM out, or them")
 	case cmd.Seq < 0:
 		return badArgument("--seq", strconv.Itoa(cmd.Seq), "it must be a record's number, 1 or more", "--seq 1")
 	case cmd.Seq > 0 && cmd.Records:
@@ -114,6 +115,9 @@ func (cmd vmsCmd) list(c *console, k *client) error {
 		if v != "" {
 			query.Set(name, v)
 		}
+	}
+	if cmd.Differ {
+		query.Set("differ", "true")
 	}
 	all := struct {
 		VMs []json.RawMessage `json:"vms"`
@@ -149,13 +153,21 @@ func (cmd vmsCmd) list(c *console, k *client) error {
 		if v.Attestation != nil {
 			attested = string(v.Attestation.Evidence.State)
 		}
-		g.add(v.Name, v.Region, v.Kind, v.TEE, v.Verdict, reasons(v), attested, moment(v.LastSeen), v.Key)
+		g.add(v.Name, v.Region, v.Kind, v.TEE, verdictWithShadow(v), reasons(v), attested, moment(v.LastSeen), v.Key)
 	}
 	g.print(c)
 	if g.rows == 0 {
 		c.say("no VM is known with that; put VMs on the loop with cvmguard rerun")
 	}
 	return nil
+}
+
+// verdictWithShadow marks a verdict that the shadow policy doesn't share.
+func verdictWithShadow(v handlers.VMView) string {
+	if v.Shadow == "" || v.Shadow == v.Verdict {
+		return string(v.Verdict)
+	}
+	return string(v.Verdict) + " (shadow: " + string(v.Shadow) + ")"
 }
 
 // reasons are the codes of what fails or is unknown.
@@ -191,6 +203,7 @@ func showVM(c *console, o output, v handlers.VMView, raw answer) error {
 	row("kind", v.Kind)
 	row("tee", v.TEE)
 	row("verdict", v.Verdict)
+	row("shadow policy's verdict", v.Shadow)
 	row("compliant since", moment(v.CompliantSince))
 	if a := v.Attestation; a != nil {
 		row("evidence", outcome(a.Evidence))
@@ -198,6 +211,10 @@ func showVM(c *console, o output, v handlers.VMView, raw answer) error {
 		row("nonce issued", a.NonceIssued.UTC().Format(time.RFC3339))
 	}
 	row("running", v.Running)
+	row("braked by", v.Braked)
+	for _, s := range v.Stopped {
+		row("stopped", s.Step+" ("+s.Why+")")
+	}
 	row("last seen", moment(v.LastSeen))
 	row("next look", moment(v.NextLook))
 	row("last error", v.LastError)

@@ -128,6 +128,7 @@ resource tableList 'Microsoft.Storage/storageAccounts/tableServices/tables@2023-
   'shared'
   'nonces'
   'inbox'
+  'brakes'
 ]: {
   parent: tables
   name: table

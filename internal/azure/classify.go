@@ -27,7 +27,7 @@ const (
 	DropOtherEvent    = "other-event-type"
 	DropOtherResource = "other-resource-type"
 	DropRunCommand    = "run-command-echo"
-	DropScaleSet      = "uniform-scale-set-instance"
+	DropScaleSet      = "scale-set"
 	DropMalformedID   = "malformed-id"
 	DropMalformedKey  = "malformed-key"
 )
@@ -89,7 +89,8 @@ func boots(e Event) bool {
 	if e.Type != azsystemevents.TypeResourceActionSuccess {
 		return false
 	}
-	switch strings.ToLower(e.Operation) {
+	// Instances of uniform scale sets have the same actions under another type.
+	switch strings.Replace(strings.ToLower(e.Operation), "/virtualmachinescalesets/virtualmachines/", "/virtualmachines/", 1) {
 	case "microsoft.compute/virtualmachines/start/action", "microsoft.compute/virtualmachines/restart/action",
 		// On another host, and with an OS disk made anew.
 		"microsoft.compute/virtualmachines/redeploy/action", "microsoft.compute/virtualmachines/reimage/action":
@@ -121,7 +122,7 @@ func (d Decision) head(id string) Decision {
 		lower := strings.ToLower(id)
 		switch {
 		case strings.Contains(lower, "/providers/microsoft.compute/virtualmachinescalesets/"):
-			return d.drop(DropScaleSet, "instances of uniform scale sets are not guarded: "+quote(id))
+			return d.drop(DropScaleSet, "about a scale set, not about an instance of it: "+quote(id))
 		case strings.Contains(lower, "/providers/microsoft.compute/virtualmachines"):
 			return d.drop(DropMalformedID, "not a VM's id: "+quote(id))
 		case !strings.HasPrefix(lower, "/subscriptions/"):

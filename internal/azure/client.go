@@ -49,6 +49,7 @@ type Client struct {
 	roleDefs   func() (*armauthorization.RoleDefinitionsClient, error)
 
 	vms         lazy[armcompute.VirtualMachinesClient]           // by subscription
+	scaleSetVMs lazy[armcompute.VirtualMachineScaleSetVMsClient] // by subscription
 	extensions  lazy[armcompute.VirtualMachineExtensionsClient]  // by subscription
 	runCommands lazy[armcompute.VirtualMachineRunCommandsClient] // by subscription
 	disks       lazy[armcompute.DisksClient]                     // by subscription
@@ -56,6 +57,7 @@ type Client struct {
 	vaults      lazy[armkeyvault.VaultsClient]                   // by subscription
 	hsms        lazy[armkeyvault.ManagedHsmsClient]              // by subscription
 	roleAssigns lazy[armauthorization.RoleAssignmentsClient]     // by subscription
+	denies      lazy[armauthorization.DenyAssignmentsClient]     // by subscription
 	keys        lazy[azkeys.Client]                              // by host
 	skus        lazy[armcompute.ResourceSKUsClient]              // by subscription
 	localRBAC   lazy[azcore.Client]                              // by host
@@ -98,12 +100,14 @@ func New(cfg config.Config, log *slog.Logger) *Client {
 		return armauthorization.NewRoleDefinitionsClient(cred, opts)
 	})
 	c.vms.make = bySubscription(c, armcompute.NewVirtualMachinesClient)
+	c.scaleSetVMs.make = bySubscription(c, armcompute.NewVirtualMachineScaleSetVMsClient)
 	c.extensions.make = bySubscription(c, armcompute.NewVirtualMachineExtensionsClient)
 	c.runCommands.make = bySubscription(c, armcompute.NewVirtualMachineRunCommandsClient)
 	c.disks.make = bySubscription(c, armcompute.NewDisksClient)
 	c.desets.make = bySubscription(c, armcompute.NewDiskEncryptionSetsClient)
 	c.skus.make = bySubscription(c, armcompute.NewResourceSKUsClient)
 	c.roleAssigns.make = bySubscription(c, armauthorization.NewRoleAssignmentsClient)
+	c.denies.make = bySubscription(c, armauthorization.NewDenyAssignmentsClient)
 	c.vaults.make = bySubscription(c, withAPI(keyVaultAPI, armkeyvault.NewVaultsClient))
 	c.hsms.make = bySubscription(c, withAPI(keyVaultAPI, armkeyvault.NewManagedHsmsClient))
 	c.keys.make = c.newKeys

@@ -54,8 +54,12 @@ func parsed[T any](k call, body []byte, err error, parse func([]byte) (T, error)
 	return v, nil
 }
 
-// VM reads a VM with its instance view in one call.
+// VM reads a VM, or an instance of a uniform scale set, with its instance view in
+// one call.
 func (c *Client) VM(ctx context.Context, id cvm.VMID) (cvm.VM, error) {
+	if set, instance, ok := id.Instance(); ok {
+		return c.scaleSetVM(ctx, id, set, instance)
+	}
 	k := call{"reading VM", string(id), typeVM + "/read"}
 	at, err := placeOf(id, cvm.ParseVMID)
 	if err != nil {
@@ -67,6 +71,24 @@ func (c *Client) VM(ctx context.Context, id cvm.VMID) (cvm.VM, error) {
 	}
 	body, err := rawBody(ctx, k, func(ctx context.Context) error {
 		_, err := cl.Get(ctx, at.group, at.name, &armcompute.VirtualMachinesClientGetOptions{Expand: to.Ptr(armcompute.InstanceViewTypesInstanceView)})
+		return err
+	})
+	return parsed(k, body, err, cvm.ParseVM)
+}
+
+func (c *Client) scaleSetVM(ctx context.Context, id cvm.VMID, set, instance string) (cvm.VM, error) {
+	k := call{"reading scale set instance", string(id), typeVMSSVM + "/read"}
+	id, err := cvm.ParseVMID(string(id))
+	if err != nil {
+		return cvm.VM{}, err
+	}
+	cl, err := c.scaleSetVMs.get(id.Subscription())
+	if err != nil {
+		return cvm.VM{}, k.fault(err)
+	}
+	body, err := rawBody(ctx, k, func(ctx context.Context) error {
+		_, err := cl.Get(ctx, id.ResourceGroup(), set[strings.LastIndexByte(set, '/')+1:], instance,
+			&armcompute.VirtualMachineScaleSetVMsClientGetOptions{Expand: to.Ptr(armcompute.InstanceViewTypesInstanceView)})
 		return err
 	})
 	return parsed(k, body, err, cvm.ParseVM)

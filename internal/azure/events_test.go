@@ -183,7 +183,7 @@ func TestClassify(t *testing.T) {
 		{"health below a VM", health, vmID + "/providers/Microsoft.ResourceHealth/availabilityStatuses/current", "", "", vmID, "", true},
 		{"a disk", write, diskID, "", "", "", DropOtherResource, false},
 		{"a group", write, "/subscriptions/" + subID + "/resourceGroups/rg", "", "", "", DropOtherResource, false},
-		{"a uniform instance", write, group + "Microsoft.Compute/virtualMachineScaleSets/s/virtualMachines/0", "", "", "", DropScaleSet, false},
+		{"a uniform instance", write, group + "Microsoft.Compute/virtualMachineScaleSets/s", "", "", "", DropScaleSet, false},
 		{"a name that is no name", write, group + "Microsoft.Compute/virtualMachines/a b", "", "", "", DropMalformedID, false},
 		{"nothing after the type", write, group + "Microsoft.Compute/virtualMachines", "", "", "", DropMalformedID, false},
 		{"no id", write, "hello", "", "", "", DropMalformedID, false},

@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strings"
@@ -100,6 +101,31 @@ func localURL(host, scope, kind, name, filter string) string {
 	return link
 }
 
+// localPages reads a listing of a managed HSM to its end and gives each page's
+// value. A next page at another host is refused: the token is for this HSM alone.
+func (c *Client) localPages(ctx context.Context, k call, host, link string, yield func(value json.RawMessage) error) error {
+	for link != "" {
+		var page struct {
+			Value    json.RawMessage `json:"value"`
+			NextLink string          `json:"nextLink"`
+		}
+		if err := c.local(ctx, k, http.MethodGet, host, link, nil, &page); err != nil {
+			return err
+		}
+		if len(page.Value) == 0 {
+			return fault.New(fault.Transient, k.op, k.object, "the HSM's answer has no list")
+		}
+		if err := yield(page.Value); err != nil {
+			return fault.New(fault.Transient, k.op, k.object, "the HSM's answer can't be read: %w", err)
+		}
+		link = page.NextLink
+		if u, err := url.Parse(link); link != "" && (err != nil || u.Scheme != "https" || u.Port() != "" && u.Port() != "443" || !strings.EqualFold(u.Hostname(), host)) {
+			return fault.New(fault.Blocked, k.op, k.object, "the HSM's next page is at another host")
+		}
+	}
+	return nil
+}
+
 // localRights are a managed HSM's own role assignments. Rights through groups
 // can't be asked for there: an assignment to a group shows under the group's id.
 func (c *Client) localRights(key cvm.KeyID) source {
@@ -109,21 +135,18 @@ func (c *Client) localRights(key cvm.KeyID) source {
 		list: func(ctx context.Context, k call, filter string) ([]assignment, error) {
 			k.action = "Microsoft.KeyVault/managedHsm/roleAssignments/read/action"
 			var out []assignment
-			for link := localURL(host, scope, "roleAssignments", "", filter); link != ""; {
-				var page struct {
-					Value    []localAssignment `json:"value"`
-					NextLink string            `json:"nextLink"`
+			err := c.localPages(ctx, k, host, localURL(host, scope, "roleAssignments", "", filter), func(value json.RawMessage) error {
+				var rows []localAssignment
+				if err := json.Unmarshal(value, &rows); err != nil {
+					return err
 				}
-				if err := c.local(ctx, k, http.MethodGet, host, link, nil, &page); err != nil {
-					return nil, err
-				}
-				for _, a := range page.Value {
+				for _, a := range rows {
 					out = append(out, assignment{principal: a.Properties.PrincipalID, role: a.Properties.RoleDefinitionID, scope: a.Properties.Scope})
 				}
-				link = page.NextLink
-				if u, err := url.Parse(link); link != "" && (err != nil || u.Scheme != "https" || !strings.EqualFold(u.Hostname(), host)) {
-					return nil, fault.New(fault.Blocked, k.op, k.object, "the HSM's next page is at another host")
-				}
+				return nil
+			})
+			if err != nil {
+				return nil, err
 			}
 			return out, nil
 		},
@@ -131,13 +154,19 @@ func (c *Client) localRights(key cvm.KeyID) source {
 			return c.roleOperations(ctx, host+"|"+fold(role), role, func(ctx context.Context) ([]string, error) {
 				k.action = "Microsoft.KeyVault/managedHsm/roleDefinitions/read/action"
 				name := role[strings.LastIndexByte(role, '/')+1:]
-				var defs struct {
-					Value []localRole `json:"value"`
-				}
-				if err := c.local(ctx, k, http.MethodGet, host, localURL(host, "", "roleDefinitions", "", ""), nil, &defs); err != nil {
+				var defs []localRole
+				err := c.localPages(ctx, k, host, localURL(host, "", "roleDefinitions", "", ""), func(value json.RawMessage) error {
+					var rows []localRole
+					if err := json.Unmarshal(value, &rows); err != nil {
+						return err
+					}
+					defs = append(defs, rows...)
+					return nil
+				})
+				if err != nil {
 					return nil, err
 				}
-				for _, def := range defs.Value {
+				for _, def := range defs {
 					if !strings.EqualFold(def.Name, name) {
 						continue
 					}

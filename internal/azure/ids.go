@@ -9,11 +9,12 @@ import (
 
 // Resource types.
 const (
-	typeVM    = "Microsoft.Compute/virtualMachines"
-	typeDisk  = "Microsoft.Compute/disks"
-	typeDES   = "Microsoft.Compute/diskEncryptionSets"
-	typeVault = "Microsoft.KeyVault/vaults"
-	typeHSM   = "Microsoft.KeyVault/managedHSMs"
+	typeVM     = "Microsoft.Compute/virtualMachines"
+	typeVMSSVM = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines"
+	typeDisk   = "Microsoft.Compute/disks"
+	typeDES    = "Microsoft.Compute/diskEncryptionSets"
+	typeVault  = "Microsoft.KeyVault/vaults"
+	typeHSM    = "Microsoft.KeyVault/managedHSMs"
 )
 
 // named is an ARM id that was read by package cvm.
@@ -34,6 +35,13 @@ func placeOf[T interface {
 	p, err := parse(string(id))
 	if err != nil {
 		return place{}, err
+	}
+	if vm, ok := any(p).(cvm.VMID); ok {
+		if set, _, instance := vm.Instance(); instance {
+			// Its name isn't a VM's: a call on it would find another resource, or none.
+			return place{}, &fault.Error{Kind: fault.Blocked, Op: "addressing VM", Object: string(p), Err: &cause{text: "it is an instance of a uniform scale set, which is changed through the set's model alone"},
+				Next: "change the model of " + set + " and bring its instances up to it"}
+		}
 	}
 	return place{p.Subscription(), p.ResourceGroup(), p.Name()}, nil
 }

@@ -76,7 +76,7 @@ type assignment struct {
 func (c *Client) Rights(ctx context.Context, q cvm.RightsQuery) (cvm.Rights, error) {
 	out := cvm.Rights{Model: rightsModel(q.Vault), OrchestratorKnown: q.Orchestrator != ""}
 	if out.Model == modelPolicies {
-		return fromPolicies(q, out), nil
+		return cvm.RightsByPolicies(q), nil
 	}
 	k := call{op: "reading the rights on key", object: string(q.Key)}
 	key, err := c.keyURL(k, q.Key)
@@ -93,12 +93,12 @@ func (c *Client) Rights(ctx context.Context, q cvm.RightsQuery) (cvm.Rights, err
 	}
 	granted := map[string][]string{} // by folded principal
 	for _, a := range all {
+		if !covers(a.scope, src.scope) {
+			continue
+		}
 		ops, err := src.ops(ctx, k, a.role)
 		if err != nil {
 			return cvm.Rights{}, err
-		}
-		if !covers(a.scope, src.scope) {
-			continue
 		}
 		id := fold(a.principal)
 		if slices.Contains(ops, "unwrapkey") && id != fold(q.DESPrincipal) {
@@ -114,11 +114,27 @@ func (c *Client) Rights(ctx context.Context, q cvm.RightsQuery) (cvm.Rights, err
 	if err == nil && q.Orchestrator != "" {
 		out.Orchestrator, err = src.withGroups(ctx, k, q.Orchestrator, granted[fold(q.Orchestrator)], "release")
 	}
+	if err == nil && out.Model == modelRBAC && len(out.DESIdentity)+len(out.Orchestrator) > 0 {
+		err = c.takeDenied(ctx, k, q, src.scope, &out)
+	}
 	if err != nil {
 		return cvm.Rights{}, err
 	}
 	out.OtherUnwrap = sorted(out.OtherUnwrap)
 	return out, nil
+}
+
+// takeDenied takes out what deny assignments take away.
+func (c *Client) takeDenied(ctx context.Context, k call, q cvm.RightsQuery, scope string, out *cvm.Rights) error {
+	denials, err := c.denials(ctx, k, q.Vault, scope)
+	if err != nil {
+		return err
+	}
+	if out.DESIdentity, err = left(k, q.DESPrincipal, out.DESIdentity, denials); err != nil {
+		return err
+	}
+	out.Orchestrator, err = left(k, q.Orchestrator, out.Orchestrator, denials)
+	return err
 }
 
 // source lists assignments and knows roles, for one of the two kinds of RBAC.
@@ -162,32 +178,6 @@ func sorted(s []string) []string {
 func covers(scope, target string) bool {
 	s, t := fold(scope), fold(target)
 	return s == "" || s == t || strings.HasPrefix(t, s+"/") || strings.HasPrefix(s, "/providers/microsoft.management/managementgroups/")
-}
-
-// fromPolicies reads the access policies that are part of the vault.
-func fromPolicies(q cvm.RightsQuery, out cvm.Rights) cvm.Rights {
-	for _, p := range q.Vault.AccessPolicies {
-		var ops []string
-		for _, perm := range p.Keys {
-			switch perm = strings.ToLower(perm); {
-			case perm == "all":
-				ops = append(ops, keyOps...)
-			case slices.Contains(keyOps, perm):
-				ops = append(ops, perm)
-			}
-		}
-		id := fold(p.ObjectID)
-		if q.DESPrincipal != "" && id == fold(q.DESPrincipal) {
-			out.DESIdentity = append(out.DESIdentity, ops...)
-		} else if slices.Contains(ops, "unwrapkey") {
-			out.OtherUnwrap = append(out.OtherUnwrap, p.ObjectID)
-		}
-		if q.Orchestrator != "" && id == fold(q.Orchestrator) {
-			out.Orchestrator = append(out.Orchestrator, ops...)
-		}
-	}
-	out.DESIdentity, out.Orchestrator, out.OtherUnwrap = sorted(out.DESIdentity), sorted(out.Orchestrator), sorted(out.OtherUnwrap)
-	return out
 }
 
 // keyScope is a key's scope for Resource Manager's role assignments.

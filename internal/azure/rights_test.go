@@ -30,6 +30,7 @@ const (
 	groupOID   = "00000000-0000-4000-8000-0000000000e1"
 	adminOID   = "00000000-0000-4000-8000-0000000000e2"
 	rbacList   = "GET " + armHost + vaultID + "/keys/cvm-os-key/providers/Microsoft.Authorization/roleAssignments"
+	denyList   = "GET " + armHost + vaultID + "/keys/cvm-os-key/providers/Microsoft.Authorization/denyAssignments"
 	roleDef    = "GET " + armHost + "/subscriptions/" + subID + "/providers/Microsoft.Authorization/roleDefinitions/" + customRole
 )
 
@@ -59,7 +60,7 @@ func TestRightsRBAC(t *testing.T) {
 			roleRow(orchOID, "ServicePrincipal", roleReleaseUser, "/subscriptions/"+subID, ""),
 			roleRow(adminOID, "User", customRole, "/", ""),
 			roleRow(adminOID, "User", "b24988ac-6180-42a0-ab88-20f7382dd24c", "/subscriptions/"+subID, ""),
-		}}, cvm.Rights{DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{adminOID}}, 2},
+		}}, cvm.Rights{DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{adminOID}}, 3},
 		{"through a group", map[string][]string{
 			"atScope()": {roleRow(orchOID, "ServicePrincipal", roleReleaseUser, keyAt, ""), roleRow(groupOID, "Group", roleEncryptionUser, vaultID, "")},
 			"assignedTo('" + desOID + "')": {
@@ -67,16 +68,17 @@ func TestRightsRBAC(t *testing.T) {
 				roleRow(adminOID, "User", roleReleaseUser, vaultID, ""),                     // an answer that wasn't asked for counts for nothing
 				roleRow(desOID, "ServicePrincipal", roleReleaseUser, vaultID+"/keys/x", ""), // another key
 			},
-		}, cvm.Rights{DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{groupOID}}, 2},
+		}, cvm.Rights{DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{groupOID}}, 3},
 		{"nothing", map[string][]string{"atScope()": nil, "assignedTo('" + desOID + "')": nil, "assignedTo('" + orchOID + "')": nil}, cvm.Rights{}, 3},
 		{"a condition is no grant", map[string][]string{
 			"atScope()":                    {roleRow(desOID, "ServicePrincipal", roleEncryptionUser, keyAt, "@Resource[x]"), roleRow(orchOID, "ServicePrincipal", roleReleaseUser, keyAt, "")},
 			"assignedTo('" + desOID + "')": nil,
-		}, cvm.Rights{Orchestrator: []string{"release"}}, 2},
+		}, cvm.Rights{Orchestrator: []string{"release"}}, 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := newFake(t)
 			f.on(rbacList, byFilter(t, tc.rows))
+			f.on(denyList, jsonBody(200, `{"value":[]}`))
 			f.on(roleDef, jsonBody(200, `{"properties":{"permissions":[{"dataActions":["Microsoft.KeyVault/vaults/keys/*"],"notDataActions":["Microsoft.KeyVault/vaults/keys/release/action"]}]}}`))
 			c := f.client()
 			got, err := c.Rights(context.Background(), query(rbacVault, keyURL))
@@ -121,11 +123,12 @@ func TestRightsCached(t *testing.T) {
 	f.on(rbacList, byFilter(t, map[string][]string{"atScope()": {
 		roleRow(desOID, "ServicePrincipal", roleEncryptionUser, "/", ""), roleRow(orchOID, "ServicePrincipal", roleReleaseUser, "/", ""),
 	}}))
+	f.on(denyList, jsonBody(200, `{"value":[]}`))
 	f.on("PUT "+armHost+vaultID+"/keys/cvm-os-key/providers/Microsoft.Authorization/roleAssignments/"+assignmentName(vaultID+"/keys/cvm-os-key", desOID, roleEncryptionUser), jsonBody(201, `{}`))
 	c := f.client()
 	r := c.Reader(time.Minute)
 	ctx := context.Background()
-	for i, want := range []int{1, 1, 2} {
+	for i, want := range []int{2, 2, 4} {
 		if _, err := r.Rights(ctx, query(rbacVault, keyURL), i == 2); err != nil {
 			t.Fatal(err)
 		}
@@ -139,8 +142,8 @@ func TestRightsCached(t *testing.T) {
 	if _, err := r.Rights(ctx, query(rbacVault, keyURL), false); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(f.seen()); n != 4 {
-		t.Errorf("after a grant: %d calls, want 4", n)
+	if n := len(f.seen()); n != 7 {
+		t.Errorf("after a grant: %d calls, want 7", n)
 	}
 }
 
@@ -169,9 +172,11 @@ func TestRightsHSM(t *testing.T) {
 	f.on("GET "+hsmBase, answers(
 		jsonBody(200, `{"value":[`+row(desOID, roleHSMEncryptionUser, "/keys/cvm-os-key")+`],"nextLink":"https://hsm-cvm.managedhsm.azure.net/next"}`),
 		jsonBody(200, `{"value":[],"nextLink":"https://evil.example.net/next"}`)))
-	f.on("GET hsm-cvm.managedhsm.azure.net/next", jsonBody(200, `{"value":[`+row(orchOID, roleHSMReleaseUser, "/keys")+`,`+row(adminOID, customRole, "/")+`,`+row(groupOID, roleHSMEncryptionUser, "/keys/other")+`]}`))
+	f.on("GET hsm-cvm.managedhsm.azure.net/next", jsonBody(200, `{"value":[`+row(orchOID, roleHSMReleaseUser, "/keys")+`,`+row(adminOID, customRole, "/")+`,`+row(groupOID, "of-another-key", "/keys/other")+`]}`))
 	f.on("GET hsm-cvm.managedhsm.azure.net//providers/Microsoft.Authorization/roleDefinitions", jsonBody(200,
-		`{"value":[{"name":"other"},{"name":"`+customRole+`","properties":{"permissions":[{"dataActions":["Microsoft.KeyVault/managedHsm/keys/unwrap/action"]}]}}]}`))
+		`{"value":[{"name":"other"}],"nextLink":"https://HSM-cvm.managedhsm.azure.net:443/roles"}`))
+	f.on("GET hsm-cvm.managedhsm.azure.net:443/roles", jsonBody(200,
+		`{"value":[{"name":"`+customRole+`","properties":{"permissions":[{"dataActions":["Microsoft.KeyVault/managedHsm/keys/unwrap/action"]}]}}]}`))
 	c := f.client()
 	got, err := c.Rights(context.Background(), query(theHSM, hsmKey))
 	want := cvm.Rights{Model: "hsm-local", OrchestratorKnown: true, DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{adminOID}}

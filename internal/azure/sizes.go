@@ -11,7 +11,7 @@ import (
 	"cvmguard/internal/remedy"
 )
 
-var _ remedy.SizeReader = (*Client)(nil)
+var _ remedy.KeyRotator = (*Client)(nil)
 
 // SizeOffered says whether the subscription may use a VM size in a region, and in
 // every one of the zones: Resource SKUs, with their restrictions. It promises no

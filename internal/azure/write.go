@@ -277,3 +277,25 @@ func (c *Client) BeginCreateDES(ctx context.Context, id cvm.DESID, location stri
 		return cl.BeginCreateOrUpdate(ctx, at.group, at.name, body, nil)
 	})
 }
+
+// BeginDESKey points a disk encryption set at a key version. sourceVault is "" for
+// a managed HSM and for a vault in another subscription.
+func (c *Client) BeginDESKey(ctx context.Context, id cvm.DESID, key cvm.KeyID, sourceVault string) (remedy.Progress, error) {
+	k := call{"setting the key of disk encryption set", string(id), typeDES + "/write"}
+	at, err := placeOf(id, cvm.ParseDESID)
+	if err != nil {
+		return remedy.Progress{}, err
+	}
+	cl, err := c.desets.get(at.sub)
+	if err != nil {
+		return remedy.Progress{}, k.fault(err)
+	}
+	active := &armcompute.KeyForDiskEncryptionSet{KeyURL: to.Ptr(string(key))}
+	if sourceVault != "" {
+		active.SourceVault = &armcompute.SourceVault{ID: &sourceVault}
+	}
+	body := armcompute.DiskEncryptionSetUpdate{Properties: &armcompute.DiskEncryptionSetUpdateProperties{ActiveKey: active}}
+	return begin(ctx, c, k, func(ctx context.Context) (*runtime.Poller[armcompute.DiskEncryptionSetsClientUpdateResponse], error) {
+		return cl.BeginUpdate(ctx, at.group, at.name, body, nil)
+	})
+}

@@ -15,7 +15,7 @@ func (s *Sim) PutResource(body map[string]any) error {
 	b := copyOf(body)
 	id, typ := str(b, "id"), str(b, "type")
 	known := ""
-	for _, t := range []string{typeVM, typeExtension, typeRun, typeDisk, typeDES, typeVault, typeHSM} {
+	for _, t := range []string{typeVM, typeVMSSVM, typeExtension, typeRun, typeDisk, typeDES, typeVault, typeHSM} {
 		if strings.EqualFold(t, typ) {
 			known = t
 		}
@@ -23,12 +23,16 @@ func (s *Sim) PutResource(body map[string]any) error {
 	if known == "" {
 		return fmt.Errorf("putting %q: the type %q is not one that can be put", id, typ)
 	}
-	if p, err := parseARM(id); err != nil || p.name() == "" {
+	p, err := parseARM(id)
+	if err != nil || p.name() == "" {
 		return fmt.Errorf("putting a resource: the id %q is not one of a resource", id)
 	}
 	r := s.add(id, known, b)
 	switch known {
-	case typeVM:
+	case typeVM, typeVMSSVM:
+		if known == typeVMSSVM {
+			b["instanceId"], b["name"] = r.name, p.pairs[0][1]+"_"+r.name // as Azure shows it
+		}
 		r.vm = &vmState{power: "running", generation: s.generationFor(b), agentReady: true, agent: agentVersion, boots: 1}
 		if g := str(b, "properties", "instanceView", "hyperVGeneration"); g != "" {
 			r.vm.generation = g

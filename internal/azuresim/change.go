@@ -22,10 +22,12 @@ func (s *Sim) change(id, typ string, f func(*resource) error) error {
 }
 
 func (s *Sim) told(r *resource, action, method string) {
+	e := armEvent{action: action, target: r.id, method: method, correlation: s.id()}
 	if s.mute {
+		s.logActivity(e)
 		return
 	}
-	s.emit(armEvent{action: action, target: r.id, method: method, correlation: s.id()})
+	s.emit(e)
 }
 
 func (s *Sim) toldKey(v *vault, k *keyVersion, kind string) {

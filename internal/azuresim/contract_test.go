@@ -194,6 +194,16 @@ func ownWrites(ctx context.Context, t *testing.T, s *azuresim.Sim, c *azure.Clie
 	if err != nil || len(rights.DESIdentity) != 3 || len(rights.Orchestrator) != 1 {
 		t.Fatalf("%+v, %v", rights, err)
 	}
+	writes, err := c.VMWrites(ctx, id, time.Now().Add(-time.Hour))
+	if err != nil || len(writes) != 0 { // all that was written it wrote itself
+		t.Fatalf("writes %+v, %v", writes, err)
+	}
+	if err := s.SetTagAs(azuresim.AdminPrincipal, string(id), "x", "y"); err != nil {
+		t.Fatal(err)
+	}
+	if writes, err = c.VMWrites(ctx, id, time.Now().Add(-time.Hour)); err != nil || len(writes) != 1 || !writes[0].Done {
+		t.Fatalf("writes %+v, %v", writes, err)
+	}
 	if ok, err := c.SizeOffered(ctx, s.Subscription(), sc.Location, vm.Size, nil); err != nil || !ok {
 		t.Fatalf("size %s is offered: %v, %v", vm.Size, ok, err)
 	}

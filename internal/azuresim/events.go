@@ -79,6 +79,7 @@ func (x *exchange) emitDone(target string, create bool) {
 // emit publishes a Resource Manager event to the subscription's system topic, if
 // the simulator is asked to. Under Sim.mu.
 func (s *Sim) emit(e armEvent) {
+	s.logActivity(e)
 	if !s.opt.EmitEvents {
 		return
 	}

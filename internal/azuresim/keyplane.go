@@ -123,11 +123,7 @@ func keyPattern(segs []string) string {
 }
 
 func (s *Sim) routeKeys(x *exchange) {
-	hsm := strings.HasSuffix(x.host, ".managedhsm.azure.net")
-	audience := "https://vault.azure.net"
-	if hsm {
-		audience = "https://managedhsm.azure.net"
-	}
+	audience, hsm, _ := keyHost(x.host)
 	path := strings.Trim(x.path, "/")
 	localScope := ""
 	if i := strings.Index(strings.ToLower(x.path), "/providers/microsoft.authorization/"); hsm && i >= 0 {

@@ -27,6 +27,8 @@ var armRoutes = map[string]armRoute{
 	"POST microsoft.compute/virtualmachines/*/start":       {typeVM + "/start/action", true, (*exchange).startVM},
 	"POST microsoft.compute/virtualmachines/*/restart":     {typeVM + "/restart/action", true, (*exchange).restartVM},
 
+	"GET microsoft.compute/virtualmachinescalesets/*/virtualmachines/*": {typeVMSSVM + "/read", false, (*exchange).getScaleSetVM},
+
 	"GET microsoft.compute/virtualmachines/*/extensions":      {typeExtension + "/read", false, (*exchange).listChildren},
 	"GET microsoft.compute/virtualmachines/*/extensions/*":    {typeExtension + "/read", false, getOf(typeExtension)},
 	"PUT microsoft.compute/virtualmachines/*/extensions/*":    {typeExtension + "/write", true, (*exchange).putExtension},
@@ -60,8 +62,11 @@ var armRoutes = map[string]armRoute{
 	"GET microsoft.authorization/roleassignments":   {"Microsoft.Authorization/roleAssignments/read", false, (*exchange).listRoleAssignments},
 	"GET microsoft.authorization/roleassignments/*": {"Microsoft.Authorization/roleAssignments/read", false, (*exchange).getRoleAssignment},
 	"PUT microsoft.authorization/roleassignments/*": {"Microsoft.Authorization/roleAssignments/write", true, (*exchange).putRoleAssignment},
+	"GET microsoft.authorization/denyassignments":   {"Microsoft.Authorization/denyAssignments/read", false, (*exchange).listDenyAssignments},
 	"GET microsoft.authorization/roledefinitions":   {"Microsoft.Authorization/roleDefinitions/read", false, (*exchange).listRoleDefinitions},
 	"GET microsoft.authorization/roledefinitions/*": {"Microsoft.Authorization/roleDefinitions/read", false, (*exchange).getRoleDefinition},
+
+	"GET microsoft.insights/eventtypes/*/values": {"Microsoft.Insights/eventtypes/values/read", false, (*exchange).listActivity},
 
 	"POST microsoft.resourcegraph/resources": {"Microsoft.ResourceGraph/resources/read", false, (*exchange).queryGraph},
 }
@@ -113,7 +118,7 @@ func (s *Sim) routeARM(x *exchange) {
 }
 
 func (s *Sim) authenticateARM(x *exchange) bool {
-	p, why := x.bearer("https://management.azure.com", "https://management.core.windows.net")
+	p, why := x.bearer(armAudiences...)
 	if p == nil {
 		x.header.Set("WWW-Authenticate", `Bearer authorization_uri="https://login.microsoftonline.com/`+s.opt.Tenant+`", error="invalid_token"`)
 		x.fail(http.StatusUnauthorized, "InvalidAuthenticationToken", "The access token is invalid: "+why+".")
@@ -229,7 +234,7 @@ func listOf(typ string) func(*exchange, armPath) {
 func (x *exchange) shown(r *resource) doc {
 	b := copyOf(r.body)
 	switch v := x.query("api-version"); r.typ {
-	case typeVM:
+	case typeVM, typeVMSSVM:
 		x.s.showVM(r, b)
 		if v < "2025-11-01" && strings.EqualFold(str(b, "properties", "securityProfile", "securityType"), "Standard") {
 			drop(b, "properties", "securityProfile", "securityType")

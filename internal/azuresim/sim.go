@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,6 +76,7 @@ type Sim struct {
 	exhausted  map[string]string // folded vmSize@location -> error code
 	calls      []Call
 	callSeq    int
+	activity   []activityEvent
 	guests     func(VMInfo) Guest
 	maa        MAA
 
@@ -264,14 +266,15 @@ func (s *Sim) serve(w http.ResponseWriter, r *http.Request) {
 // route finds out who asks for what and sets exec, or answers at once.
 func (s *Sim) route(x *exchange) {
 	x.header.Set("x-ms-request-id", s.id())
+	_, _, keys := keyHost(x.host)
 	switch {
-	case x.host == "management.azure.com":
+	case slices.Contains(armHosts, x.host):
 		x.plane = PlaneARM
 		s.routeARM(x)
 	case x.host == "login.microsoftonline.com":
 		x.plane = PlaneLogin
 		s.routeLogin(x)
-	case strings.HasSuffix(x.host, ".vault.azure.net"), strings.HasSuffix(x.host, ".managedhsm.azure.net"):
+	case keys:
 		x.plane = PlaneKeys
 		s.routeKeys(x)
 	case strings.HasSuffix(x.host, ".attest.azure.net"):

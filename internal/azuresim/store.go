@@ -92,6 +92,7 @@ func (s *Sim) all(typ, scope string) []*resource {
 // The resource types that are kept.
 const (
 	typeVM        = "Microsoft.Compute/virtualMachines"
+	typeVMSSVM    = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines"
 	typeExtension = "Microsoft.Compute/virtualMachines/extensions"
 	typeRun       = "Microsoft.Compute/virtualMachines/runCommands"
 	typeDisk      = "Microsoft.Compute/disks"

@@ -27,6 +27,16 @@ func (x *exchange) getVM(p armPath) {
 	}
 }
 
+// getScaleSetVM answers for an instance of a uniform scale set. Instances come
+// into the world by PutResource alone, and are read alone.
+func (x *exchange) getScaleSetVM(p armPath) {
+	if r := x.find(p, typeVMSSVM); r != nil {
+		x.header.Set("ETag", str(r.body, "etag"))
+		x.reply(http.StatusOK, x.shown(r))
+		x.expandVM(r)
+	}
+}
+
 // expandVM adds what $expand asks for to the answer.
 func (x *exchange) expandVM(r *resource) {
 	switch e := x.query("$expand"); strings.ToLower(e) {

@@ -39,6 +39,7 @@ func (x *exchange) putVM(p armPath) {
 	r.setState("Creating")
 	r.touch()
 	osDisk := x.s.osDiskFor(r, os)
+	x.s.attachData(r)
 	x.header.Set("ETag", str(r.body, "etag"))
 	x.reply(http.StatusCreated, x.shown(r))
 	x.begin(&operation{
@@ -183,6 +184,16 @@ func (s *Sim) generationFor(body doc) string {
 		return "V2"
 	}
 	return "V1"
+}
+
+// attachData attaches the existing data disks that a new VM's body names.
+func (s *Sim) attachData(vm *resource) {
+	for _, d := range list(vm.props(), "storageProfile", "dataDisks") {
+		if disk := s.get(str(d, "managedDisk", "id"), typeDisk); disk != nil {
+			disk.body["managedBy"] = vm.id
+			disk.props()["diskState"] = "Attached"
+		}
+	}
 }
 
 // osDiskFor makes, or attaches, the OS disk that a VM's body asks for, and fills

@@ -111,7 +111,12 @@ func (s *Sim) addVault(host string, hsm bool, id, typ string, body doc) string {
 func (s *Sim) GrantHSM(hsmName, scope, objectID, role string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := s.vaults[strings.ToLower(hsmName)+".managedhsm.azure.net"]
+	var v *vault
+	for _, domain := range hsmDomains {
+		if found := s.vaults[strings.ToLower(hsmName)+"."+domain]; found != nil {
+			v = found
+		}
+	}
 	def := definitionIn(hsmRoles, role)
 	if v == nil || def == nil {
 		return fmt.Errorf("granting %q on Managed HSM %q: no such role or HSM", role, hsmName)

@@ -22,6 +22,7 @@ type Config struct {
 
 	Mode       string // "observe", "enforce", or "" for what the policy document says
 	PolicyPath string // "" is the embedded policy
+	ShadowPath string // "" is no shadow policy
 	Cloud      Cloud
 	ClientID   string // of the managed identity, "" for the system's own
 	// ManagedIdentity is true where the platform offers an identity endpoint.

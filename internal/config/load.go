@@ -49,6 +49,7 @@ func (l Loader) Load() (Config, error) {
 		Port:            r.number(keyPort, 8080, 1, 65535),
 		Mode:            r.oneOf(keyMode, "", "observe", "enforce"),
 		PolicyPath:      r.file(keyPolicy),
+		ShadowPath:      r.file(keyShadowPolicy),
 		ClientID:        r.guid(keyClientID),
 		ManagedIdentity: r.get(keyIdentity) != "",
 		Lease:           r.duration(keyLease, 90*time.Second, false),

@@ -18,6 +18,7 @@ const (
 	keyStorageClient  = "AzureWebJobsStorage__clientId"
 	keyMode           = "CVMGUARD_MODE"
 	keyPolicy         = "CVMGUARD_POLICY"
+	keyShadowPolicy   = "CVMGUARD_SHADOW_POLICY"
 	keyCloud          = "CVMGUARD_CLOUD"
 	keyClientID       = "AZURE_CLIENT_ID"
 	keyLease          = "CVMGUARD_LEASE"
@@ -51,6 +52,7 @@ func Settings() []Setting {
 		{keyStorageClient, "", "Client id of a user-assigned identity for storage; needs the credential to be managedidentity."},
 		{keyMode, "", "observe or enforce; empty takes the policy document's own mode."},
 		{keyPolicy, "", "Path of a policy document (YAML); empty takes the embedded one."},
+		{keyShadowPolicy, "", "Path of a second policy document that is judged beside the first, recorded and shown, and never applied."},
 		{keyCloud, string(Public), "public, usgov or china."},
 		{keyClientID, "", "Client id of a user-assigned identity for reading and changing VMs; empty takes the system-assigned one."},
 		{keyLease, "90s", "How long a worker's claim on a VM or shared object holds; longer than a turn."},

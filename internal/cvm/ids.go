@@ -3,7 +3,6 @@ package cvm
 import (
 	"crypto/sha256"
 	"encoding/base32"
-	"net/url"
 	"strings"
 	"unicode"
 
@@ -48,11 +47,14 @@ const (
 	segGroup
 	segProvider
 	segName
-	segCount = segName + 1
+	segInstance // of an instance of a uniform scale set
+	segCount    = segName + 1
 )
 
 // ParseVMID accepts exactly one spelling, in any letter case:
-// /subscriptions/<guid>/resourceGroups/<group>/providers/Microsoft.Compute/virtualMachines/<name>.
+// /subscriptions/<guid>/resourceGroups/<group>/providers/Microsoft.Compute/virtualMachines/<name>,
+// or that of an instance of a uniform scale set:
+// …/providers/Microsoft.Compute/virtualMachineScaleSets/<set>/virtualMachines/<instance>.
 // Errors are fault.Invalid and show the right form.
 func ParseVMID(s string) (VMID, error) {
 	id, child, err := VMIDAtHead(s)
@@ -62,23 +64,28 @@ func ParseVMID(s string) (VMID, error) {
 	return id, err
 }
 
-// VMIDAtHead takes the VM at the head of a longer id, such as that of an
-// extension, and what follows it ("extensions/x"; "" if nothing does). An
-// instance of a uniform scale set isn't a VM here.
+// VMIDAtHead takes the VM, or the instance of a uniform scale set, at the head of
+// a longer id, such as that of an extension, and what follows it
+// ("extensions/x"; "" if nothing does).
 func VMIDAtHead(s string) (id VMID, child string, err error) {
 	const op = "reading a VM id"
 	seg, err := splitARM(op, s, exampleVM)
 	if err != nil {
 		return "", "", err
 	}
-	if !strings.EqualFold(seg[segProvider], "Microsoft.Compute") || !strings.EqualFold(seg[segProvider+1], "virtualMachines") {
+	end := segCount
+	switch kind := strings.ToLower(seg[segProvider] + "/" + seg[segProvider+1]); {
+	case kind == "microsoft.compute/virtualmachines":
+	case kind == "microsoft.compute/virtualmachinescalesets" && len(seg) >= segInstance+1 && strings.EqualFold(seg[segInstance-1], "virtualMachines"):
+		end = segInstance + 1
+	default:
 		return "", "", idFault(op, s, exampleVM, "it names a %q, not a virtual machine", seg[segProvider]+"/"+seg[segProvider+1])
 	}
-	rest := seg[segCount:]
+	rest := seg[end:]
 	if len(rest)%2 != 0 {
 		return "", "", idFault(op, s, exampleVM, "what follows the VM's name is not pairs of type and name")
 	}
-	return VMID(strings.Join(seg[:segCount], "/")), strings.Join(rest, "/"), nil
+	return VMID(strings.Join(seg[:end], "/")), strings.Join(rest, "/"), nil
 }
 
 // ParseDiskID reads a managed disk's ARM id.
@@ -154,8 +161,26 @@ func (id VMID) Subscription() string { return armSegment(string(id), segSub) }
 // ResourceGroup is the resource group's name as spelled.
 func (id VMID) ResourceGroup() string { return armSegment(string(id), segGroup) }
 
-// Name is the VM's name as spelled.
-func (id VMID) Name() string { return armSegment(string(id), segName) }
+// Name is the VM's name as spelled; an instance of a uniform scale set is called
+// <set>_<instance>, as Azure does.
+func (id VMID) Name() string {
+	name := armSegment(string(id), segName)
+	if _, instance, ok := id.Instance(); ok {
+		return name + "_" + instance
+	}
+	return name
+}
+
+// Instance takes the id of a uniform scale set's instance apart: the set's ARM id
+// and the instance's. ok is false for every other VM, those of flexible scale sets
+// among them, whose ids are a VM's own.
+func (id VMID) Instance() (set, instance string, ok bool) {
+	seg := strings.Split(string(id), "/")
+	if len(seg) != segInstance+1 || !strings.EqualFold(seg[segProvider+1], "virtualMachineScaleSets") || !strings.EqualFold(seg[segInstance-1], "virtualMachines") {
+		return "", "", false
+	}
+	return strings.Join(seg[:segCount], "/"), seg[segInstance], true
+}
 
 // ChainKey is the VM's key in URLs and in the ledger.
 func (id VMID) ChainKey() string { return ChainKey(id.Subscription(), string(id)) }
@@ -303,92 +328,4 @@ func idFault(op, s, example, format string, args ...any) error {
 	e := fault.New(fault.Invalid, op, s, format, args...)
 	e.Next = "give an id such as " + example
 	return e
-}
-
-// The host suffixes of Key Vault and Managed HSM in the public, China and US
-// Government clouds.
-var (
-	vaultSuffixes = []string{".vault.azure.net", ".vault.azure.cn", ".vault.usgovcloudapi.net"}
-	hsmSuffixes   = []string{".managedhsm.azure.net", ".managedhsm.azure.cn", ".managedhsm.usgovcloudapi.net"}
-)
-
-// ParseKeyID reads a key's URL, with or without a version. The host must be one
-// label under a suffix of Key Vault or Managed HSM; a port of 443 is dropped.
-// Errors are fault.Invalid.
-func ParseKeyID(s string) (KeyID, error) {
-	const op = "reading a key id"
-	if len(s) > maxIDLength {
-		return "", idFault(op, s[:64]+"…", exampleKey, "it is %d characters long", len(s))
-	}
-	u, err := url.Parse(s)
-	if err != nil {
-		return "", idFault(op, s, exampleKey, "it is not a URL")
-	}
-	if u.Scheme != "https" || u.User != nil || strings.ContainsAny(s, "?#%\\") || u.Port() != "" && u.Port() != "443" || strings.HasSuffix(u.Host, ":") {
-		return "", idFault(op, s, exampleKey, "it is not a plain https URL")
-	}
-	host := u.Hostname()
-	if !isVaultHost(host) {
-		return "", idFault(op, s, exampleKey, "%q is not a host of Key Vault or Managed HSM", host)
-	}
-	seg := strings.Split(u.Path, "/")
-	if len(seg) < 3 || len(seg) > 4 || seg[0] != "" || !strings.EqualFold(seg[1], "keys") {
-		return "", idFault(op, s, exampleKey, "%q is not /keys/<name>[/<version>]", u.Path)
-	}
-	for _, name := range seg[2:] {
-		if !isKeyName(name) {
-			return "", idFault(op, s, exampleKey, "%q is not a name or version", name)
-		}
-	}
-	return KeyID("https://" + host + "/keys/" + strings.Join(seg[2:], "/")), nil
-}
-
-func isVaultHost(host string) bool {
-	low := strings.ToLower(host)
-	for _, list := range [][]string{vaultSuffixes, hsmSuffixes} {
-		for _, suffix := range list {
-			if label, ok := strings.CutSuffix(low, suffix); ok && isKeyName(label) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func isKeyName(s string) bool {
-	for _, r := range s {
-		if r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 127
-}
-
-func (id KeyID) part(i int) string { return armSegment(string(id), i) }
-
-// Fold is the id by which two spellings are the same key version.
-func (id KeyID) Fold() string { return strings.ToLower(string(id)) }
-
-// Host is the vault's host, lower case.
-func (id KeyID) Host() string { return strings.ToLower(id.part(2)) }
-
-// KeyName is the key's name as spelled.
-func (id KeyID) KeyName() string { return id.part(4) }
-
-// Version is the key's version, "" if the URL names none.
-func (id KeyID) Version() string { return id.part(5) }
-
-// Versionless is the key's URL without a version, its host in lower case.
-func (id KeyID) Versionless() KeyID {
-	return KeyID("https://" + id.Host() + "/keys/" + id.KeyName())
-}
-
-// IsHSM says whether the key's host is a Managed HSM.
-func (id KeyID) IsHSM() bool {
-	for _, suffix := range hsmSuffixes {
-		if strings.HasSuffix(id.Host(), suffix) {
-			return true
-		}
-	}
-	return false
 }

@@ -111,7 +111,8 @@ type armInstanceView struct {
 	Statuses []armStatus `json:"statuses"`
 }
 
-// ParseVM reads the body of a VM's GET, with or without its instance view.
+// ParseVM reads the body of a VM's GET, or of a uniform scale set's instance's,
+// with or without its instance view.
 func ParseVM(body []byte) (VM, error) {
 	const op = "reading a VM's body"
 	var b armVM
@@ -130,11 +131,13 @@ func ParseVM(body []byte) (VM, error) {
 		vm.PrincipalID = b.Identity.PrincipalID
 	}
 	for _, x := range b.Resources {
-		if p := x.Properties; p != nil && (x.Type == "" || strings.EqualFold(x.Type, "Microsoft.Compute/virtualMachines/extensions")) {
+		if p := x.Properties; p != nil && (x.Type == "" || strings.HasSuffix(strings.ToLower(x.Type), "/virtualmachines/extensions")) {
 			vm.Extensions = append(vm.Extensions, Extension{Name: x.Name, Publisher: p.Publisher, Type: p.Type,
 				Version: p.Version, ProvisioningState: p.ProvisioningState})
 		}
 	}
+	set, _, instance := id.Instance()
+	vm.ScaleSet = set
 	p := b.Properties
 	if p == nil {
 		return vm, nil
@@ -142,7 +145,9 @@ func ParseVM(body []byte) (VM, error) {
 	vm.UniqueID, vm.Size, vm.ProvisioningState = p.VMID, p.Hardware.Size, p.ProvisioningState
 	vm.SecurityType, vm.EncryptionAtHost = p.Security.Type, tri(p.Security.EncryptionAtHost)
 	vm.SecureBoot, vm.VTPM = tri(p.Security.UEFI.SecureBoot), tri(p.Security.UEFI.VTPM)
-	vm.ScaleSet = p.ScaleSet.id()
+	if !instance {
+		vm.ScaleSet = p.ScaleSet.id()
+	}
 	if vm.TimeCreated, err = armTime(op, "timeCreated", p.TimeCreated); err != nil {
 		return VM{}, err
 	}

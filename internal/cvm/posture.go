@@ -58,7 +58,7 @@ type Posture struct {
 	GuestAsked  bool              `json:"guestAsked"`
 	Attestation Fact[Attestation] `json:"attestation"` // what it proved; code "evidence-not-collected" if nothing came yet
 	EvidenceDue bool              `json:"evidenceDue"` // worked out by the loop from the moment for which evidence is wanted
-	Claims      Fact[Claims]      `json:"claims"`      // what it merely says
+	Claims      Fact[GuestClaims] `json:"claims"`      // what it merely says; code "evidence-not-collected" if no evidence vouches for it
 
 	// TagSetter is who set the tag by which policy lets a VM be exempt; code
 	// "not-asked" where the VM has no such tag or policy knows none.
@@ -86,6 +86,23 @@ type TagSetter struct {
 	Principal string    `json:"principal"` // object id, lower case
 	At        time.Time `json:"at"`        // of the write
 	Event     string    `json:"event"`     // the log's event data id
+	// The log doesn't say which tag a write changed, so everybody counts who wrote
+	// the VM or its tags since the tag's value was last seen absent or different.
+	Since  time.Time `json:"since,omitzero"`   // since when
+	Others []string  `json:"others,omitempty"` // who else, object ids in lower case, "" for one that the log doesn't name
+	// For the object's row alone: when the value was last seen so, and when the log
+	// is to be read (again).
+	Seen time.Time `json:"seen,omitzero"`
+	Next time.Time `json:"next,omitzero"`
+}
+
+// Write is one write of a VM or of its tags, by the Activity Log. The log doesn't
+// say what it changed.
+type Write struct {
+	Principal string    // object id in lower case, "" where the log names none
+	At        time.Time // of the event
+	Event     string    // the log's event data id
+	Done      bool      // it succeeded; else it was begun, or failed, and may have had its effect
 }
 
 // Contest is a value that cvmguard set and that others changed back: the step is
@@ -166,6 +183,15 @@ type Attestation struct {
 	AK           string            `json:"ak,omitempty"`           // SHA-256 of the AK's modulus, hex
 	ResetCount   uint32            `json:"resetCount,omitempty"`
 	Measurement  string            `json:"measurement,omitempty"` // launch measurement or MRTD, hex
+
+	// Changed are the PCRs that differ from what was proven before, Before is that
+	// where this attestation proves nothing itself: filled in by Follow.
+	Changed []PCRChange `json:"changed,omitempty"`
+	Before  *Measured   `json:"before,omitempty"`
+
+	// Claims is what the guest said in the same bundle: bound to it, proven by
+	// nothing. Rules read it as Posture.Claims.
+	Claims *GuestClaims `json:"claims,omitempty"`
 }
 
 // State of a finding, a check or an attestation outcome.

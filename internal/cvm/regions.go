@@ -13,9 +13,10 @@ var regionsJSON []byte
 
 // providerTable is regions.json, turned for look-up both ways.
 type providerTable struct {
-	byRegion map[string]string // region -> https://shared<code>.<code>.<suffix>
-	hosts    map[string]bool   // the same hosts
-	suffixes []string          // ".attest.azure.net", …
+	byRegion map[string]string   // region -> https://shared<code>.<code>.<suffix>
+	hosts    map[string]bool     // the same hosts
+	regions  map[string][]string // by https://<host>, in order
+	suffixes []string            // ".attest.azure.net", …
 }
 
 var providers = sync.OnceValue(func() providerTable {
@@ -25,7 +26,7 @@ var providers = sync.OnceValue(func() providerTable {
 			Regions map[string]string `json:"regions"`
 		} `json:"clouds"`
 	}
-	t := providerTable{byRegion: map[string]string{}, hosts: map[string]bool{}}
+	t := providerTable{byRegion: map[string]string{}, hosts: map[string]bool{}, regions: map[string][]string{}}
 	if err := json.Unmarshal(regionsJSON, &file); err != nil {
 		panic("cvm: the embedded regions.json is broken: " + err.Error())
 	}
@@ -34,7 +35,11 @@ var providers = sync.OnceValue(func() providerTable {
 		for region, code := range cloud.Regions {
 			host := "shared" + code + "." + code + "." + cloud.Suffix
 			t.byRegion[region], t.hosts[host] = "https://"+host, true
+			t.regions["https://"+host] = append(t.regions["https://"+host], region)
 		}
+	}
+	for _, list := range t.regions {
+		sort.Strings(list)
 	}
 	sort.Strings(t.suffixes)
 	return t
@@ -48,6 +53,9 @@ func AttestationProvider(region string) (url string, ok bool) {
 	url, ok = providers().byRegion[FoldRegion(region)]
 	return url, ok
 }
+
+// regionsOf are the regions whose shared provider has this base URL.
+func regionsOf(base string) []string { return append([]string(nil), providers().regions[base]...) }
 
 // authorityKind is what an authority of a release policy is.
 type authorityKind int

@@ -1,7 +1,6 @@
 package cvm
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -313,29 +312,4 @@ func distinct(terms []term) []term {
 		}
 	}
 	return out
-}
-
-// DraftReleasePolicy is a release policy for CVM keys in the form that Azure's
-// own tools have made since July 2024: one authority, the region's shared
-// provider, and the platform's word that the VM is a compliant CVM.
-func DraftReleasePolicy(authority string) string {
-	type leaf struct {
-		Claim  string `json:"claim"`
-		Equals string `json:"equals"`
-	}
-	type one struct {
-		Authority string `json:"authority"`
-		AllOf     []leaf `json:"allOf"`
-	}
-	doc := struct {
-		Version string `json:"version"`
-		AnyOf   []one  `json:"anyOf"`
-	}{"1.0.0", []one{{authority, []leaf{{claimCompliance, compliantCVM}}}}}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(doc); err != nil {
-		panic("cvm: drafting a release policy: " + err.Error()) // strings always encode
-	}
-	return strings.TrimSpace(b.String())
 }

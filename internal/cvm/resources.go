@@ -24,6 +24,7 @@ type VM struct {
 	Tags              map[string]string `json:"tags,omitempty"`
 	Zones             []string          `json:"zones,omitempty"`
 	Size              string            `json:"size"`
+	SizeTEE           TEE               `json:"sizeTee,omitempty"` // what Resource SKUs say of the size; "" where they weren't read
 	ProvisioningState string            `json:"provisioningState"`
 	SecurityType      string            `json:"securityType,omitempty"` // as read; "" when absent
 	SecureBoot        Tri               `json:"secureBoot,omitempty"`

@@ -63,6 +63,30 @@ func TEEOfSize(size string) TEE {
 	return TEENone
 }
 
+// TEEOf is the TEE that a VM stands on: what Resource SKUs say of its size where
+// they were read, else what the size's name says.
+func TEEOf(vm VM) TEE {
+	if vm.SizeTEE != "" {
+		return vm.SizeTEE
+	}
+	return TEEOfSize(vm.Size)
+}
+
+// TEEOfCapability is the TEE that a size's capability ConfidentialComputingType in
+// the Resource SKUs names: none where there is no such capability, unknown for a
+// value that isn't known.
+func TEEOfCapability(value string) TEE {
+	switch strings.ToLower(value) {
+	case "":
+		return TEENone
+	case "snp", "sev-snp", "sevsnp":
+		return TEESNP
+	case "tdx":
+		return TEETDX
+	}
+	return TEEUnknown
+}
+
 // ConfidentialSize says whether a size's name is that of a CVM size.
 func ConfidentialSize(size string) bool {
 	tee := TEEOfSize(size)

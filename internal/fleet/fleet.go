@@ -83,6 +83,8 @@ type Report struct {
 	OldNonces int `json:"oldNonces"`
 	// OldLetters are letters with an outcome that were forgotten.
 	OldLetters int `json:"oldLetters"`
+	// OldChanges are changes that the breaker counts no more and that were forgotten.
+	OldChanges int `json:"oldChanges"`
 }
 
 // letterLife is how long a letter whose outcome is known stays in the inbox.
@@ -99,12 +101,13 @@ const overdueAfter = 15 * time.Minute
 // imported the dead letters.
 func (f *Fleet) Sweep(ctx context.Context, full bool) (Report, error) {
 	var r Report
-	var faults [4]error
+	var faults [5]error
 	r.Imported, faults[0] = f.importDeadLetters(ctx)
 	faults[1] = f.sweepEstate(ctx, full, &r)
 	r.OldNonces, faults[2] = f.Nonces.Expire(ctx, f.Now().Add(-24*time.Hour))
 	if full {
 		r.OldLetters, faults[3] = f.Inbox.Prune(ctx, f.Now().Add(-letterLife))
+		r.OldChanges, faults[4] = f.brakes().Prune(ctx, f.Now().Add(-24*time.Hour))
 	}
 	return r, errors.Join(faults[:]...)
 }
@@ -114,6 +117,11 @@ func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
 	rows, err := f.rows(ctx)
 	if err != nil {
 		return err
+	}
+	if full {
+		if err := f.noteEstate(ctx, rows, now); err != nil {
+			return err
+		}
 	}
 	var wake []cvm.VMID
 	err = f.Lister.ListVMs(ctx, Scope{}, func(vm VM) error {
@@ -162,6 +170,19 @@ func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
 	n, wakeErr := f.wakeAll(ctx, wake, ledger.Cause{Kind: "sweep", At: now}, false)
 	r.Enqueued = n
 	return errors.Join(err, wakeErr)
+}
+
+func (f *Fleet) brakes() ledger.Brakes { return ledger.Brakes{Tables: f.Tables} }
+
+// noteEstate writes down how many VMs there are, of which the breaker takes its share.
+func (f *Fleet) noteEstate(ctx context.Context, rows map[string]ledger.Row, now time.Time) error {
+	n := 0
+	for _, row := range rows {
+		if row.Verdict != policy.Gone {
+			n++
+		}
+	}
+	return f.brakes().SetEstate(ctx, n, now)
 }
 
 // wakers is how many messages are put on the queue at a time.

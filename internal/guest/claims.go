@@ -21,7 +21,16 @@ type Claims struct {
 	GrowpartKeyFile *bool `json:"growpart_key_file,omitempty"` // /cc_growpart_keydata is there
 	SRKTemplate     *bool `json:"srk_template,omitempty"`      // tpm2-srk.tmpl is on the ESP
 	SealedKey       *File `json:"sealed_key,omitempty"`        // device/fde/cloudimg-rootfs.sealed-key on the ESP
+	SealedKeyAbsent *bool `json:"sealed_key_absent,omitempty"` // true: the ESP was read and has no sealed key
 	NullbootAssets  *bool `json:"nullboot_assets,omitempty"`   // /var/lib/nullboot/assets is there
+
+	// TrustedAssets is how many boot files nullboot has sealed the key to, 0 where
+	// it has never run; absent where that couldn't be read. File.Trusted rests on it.
+	TrustedAssets *int   `json:"trusted_assets,omitempty"`
+	StagedAssets  []File `json:"staged_assets,omitempty"` // kernels and shim that packages have installed for nullboot
+	BootNext      *bool  `json:"boot_next,omitempty"`     // the firmware is told to boot another entry once
+	DBXChanged    *bool  `json:"dbx_changed,omitempty"`   // the forbidden signatures differ from those measured at boot
+	DBXResealed   *bool  `json:"dbx_resealed,omitempty"`  // and the sealed key was written after they changed
 
 	ESPKernels   []File   `json:"esp_kernels,omitempty"`   // boot files on the ESP
 	BootedKernel string   `json:"booted_kernel,omitempty"` // the ESP path of the loaded image, from the boot loader's variable
@@ -58,4 +67,5 @@ type File struct {
 	SHA256   string    `json:"sha256,omitempty"`
 	Size     int64     `json:"size"`
 	Modified time.Time `json:"modified,omitzero"`
+	Trusted  *bool     `json:"trusted,omitempty"` // a boot file: the root's key is sealed to it
 }

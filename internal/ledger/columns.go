@@ -30,13 +30,18 @@ func columnUnits(s string) int {
 type columns struct {
 	op, object string
 	cols       map[string]string
+	next       string // what to do about a column that can't be read; "" is to rebuild the row
 	err        error
 }
 
 func (c *columns) bad(col string, err error) {
 	if c.err == nil {
+		next := c.next
+		if next == "" {
+			next = "write the row anew from its records with `cvmguard rebuild`"
+		}
 		c.err = &fault.Error{Kind: fault.Bug, Op: c.op, Object: c.object, Err: fmt.Errorf("column %s holds %.80q: %w", col, c.cols[col], err),
-			Next: "write the row anew from its records with `cvmguard rebuild`"}
+			Next: next}
 	}
 }
 

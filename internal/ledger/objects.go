@@ -21,8 +21,8 @@ type Place struct {
 func (p Place) Chain() string { return ChainKey(p.PK, p.RK) }
 
 // PlaceOf tells from an object's id (a VM's, DES's, vault's or HSM's ARM id, a
-// versionless key URL, <subscription>/regions/<region>; letter case doesn't
-// matter) where its row and chain are. Invalid for any other text.
+// versionless key URL, <subscription>/regions/<region>,
+// <subscription>/operations/<hash>; letter case doesn't matter) where its row and chain are. Invalid for any other text.
 func PlaceOf(object string) (Place, error) {
 	low := strings.ToLower(object)
 	p := Place{RK: cvm.RowKey(object)}
@@ -31,6 +31,8 @@ func PlaceOf(object string) (Place, error) {
 		p.Kind, p.PK = cvm.SharedKey, KeysPartition
 	case len(seg) == 3 && seg[1] == "regions" && seg[2] != "":
 		p.Kind, p.PK = cvm.SharedRegion, seg[0]
+	case len(seg) == 3 && seg[1] == operationsSegment && isHash(seg[2]):
+		p.Kind, p.PK = cvm.SharedOperation, seg[0]
 	case len(seg) == 9 && seg[0] == "" && seg[1] == "subscriptions" && seg[3] == "resourcegroups" && seg[5] == "providers" && seg[8] != "":
 		p.PK = seg[2]
 		switch seg[6] + "/" + seg[7] {

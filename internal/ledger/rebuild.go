@@ -173,7 +173,9 @@ func RowOf(recs []Linked, now time.Time) (Row, error) {
 			if c.FromEvent() && c.At.After(r.LastEventAt) {
 				r.LastEvent, r.LastEventAt = c.ID, c.At
 			}
+			r.TakeWord(c)
 		}
+		r.TakeOperation(rec)
 		r.ID, r.Development = rec.Object, rec.Development
 		r.HeadSeq, r.HeadHash, r.LastSeen = rec.Seq, l.Hash, rec.At
 		switch rec.Type {
@@ -211,6 +213,9 @@ func (r *Row) take(rec Record) error {
 		DES    cvm.Fact[cvm.DES]   `json:"des"`
 		Key    cvm.Fact[cvm.Key]   `json:"key"`
 		Vault  cvm.Fact[cvm.Vault] `json:"vault"`
+
+		Contested []cvm.Contest           `json:"contested"`
+		TagSetter cvm.Fact[cvm.TagSetter] `json:"tagSetter"`
 	}
 	if len(rec.Posture) > 0 {
 		if err := json.Unmarshal(rec.Posture, &p); err != nil {
@@ -224,12 +229,21 @@ func (r *Row) take(rec Record) error {
 		}
 		r.SetJudgement(*rec.Verdict, plan, rec.At)
 	}
+	r.TakeShadow(rec)
+	if r.SharedKind != cvm.SharedOperation {
+		r.takeContested(p.Contested)
+	}
 	if p.Region != "" {
 		r.Region = p.Region
 	}
 	if p.VM.Known {
+		r.TagSetter = nil // the log forgets who set it, the record doesn't
+		if p.TagSetter.Known {
+			r.TagSetter = &p.TagSetter
+		}
 		vm := p.VM.Value
 		if vm.UniqueID != r.UniqueID { // first sight of this vmId asks for evidence
+			r.Set = nil
 			r.UniqueID = vm.UniqueID
 			if rec.At.After(r.EvidenceWanted) {
 				r.EvidenceWanted = rec.At
@@ -274,11 +288,9 @@ func (r *Row) takeOutcome(rec Record) {
 	if rec.Step == nil || rec.Outcome == nil {
 		return
 	}
+	r.Ended(*rec.Step, *rec.Outcome, rec.At, true)
 	if rec.Outcome.State != remedy.Done {
-		if r.Hold == nil {
-			r.Hold = map[string]time.Time{}
-		}
-		r.Hold[SendKey(*rec.Step)] = rec.Outcome.NotBefore
+		r.HoldUntil(*rec.Step, rec.Outcome.NotBefore)
 		return
 	}
 	delete(r.Hold, SendKey(*rec.Step))

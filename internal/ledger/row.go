@@ -109,8 +109,9 @@ type OpenStep struct {
 
 // SetValue is an effect that cvmguard brought about.
 type SetValue struct {
-	Value string    `json:"value"` // fingerprint of the step's kind, target and arguments
-	At    time.Time `json:"at"`    // of the last outcome
+	Value string `json:"value"` // fingerprint of the step's kind, target and arguments
+	// At is when it was brought about last, zero once it was counted as changed back.
+	At    time.Time `json:"at,omitzero"`
 	Backs int       `json:"backs"` // how often others changed it back since
 }
 
@@ -124,6 +125,9 @@ type OperationState struct {
 	SaidAt     time.Time `json:"saidAt,omitzero"`   // of the newest word of a person
 	SaidBy     string    `json:"saidBy,omitempty"`
 	Done       int       `json:"done"` // steps done, in the plan's order
+	// Ahead are steps beyond those that are done all the same, by number from 1: the
+	// start of a VM doesn't wait for that of another which failed.
+	Ahead []int `json:"ahead,omitempty"`
 }
 
 // PendingEvidence is a pushed bundle that waits to be judged.
@@ -164,6 +168,7 @@ func (r *Row) Clone() Row {
 	c.Set, c.Stopped = maps.Clone(r.Set), maps.Clone(r.Stopped)
 	if r.Operation != nil {
 		op := *r.Operation
+		op.Ahead = slices.Clone(op.Ahead)
 		c.Operation = &op
 	}
 	if r.TagSetter != nil {
@@ -248,6 +253,24 @@ func (r *Row) Sent(s remedy.Step, now time.Time, window time.Duration) {
 	r.Sends[SendKey(s)] = append(r.Sends[SendKey(s)], now.UTC().Round(0))
 }
 
+// StepsWithin is when calls of any step were sent in the window before now, the
+// oldest first. Collecting evidence, which changes nothing, isn't counted.
+func (r *Row) StepsWithin(now time.Time, window time.Duration) []time.Time {
+	var all []time.Time
+	for key, times := range r.Sends {
+		if strings.HasPrefix(key, string(remedy.CollectEvidence)+" ") {
+			continue
+		}
+		for _, t := range times {
+			if now.Sub(t) < window {
+				all = append(all, t)
+			}
+		}
+	}
+	slices.SortFunc(all, time.Time.Compare)
+	return all
+}
+
 // SentWithin is how often a step's call was sent in the window before now.
 func (r *Row) SentWithin(s remedy.Step, now time.Time, window time.Duration) int {
 	n := 0
@@ -275,6 +298,26 @@ func (r *Row) SetJudgement(v policy.Verdict, p remedy.Plan, at time.Time) {
 		r.Plan = append(r.Plan, RowStep{Step: s.Kind, Class: s.Class, State: s.State})
 	}
 	r.Cut = slices.DeleteFunc(r.Cut, func(col string) bool { return col != "attestation" })
+}
+
+// TakeShadow takes over what a record says of the shadow policy's verdict.
+func (r *Row) TakeShadow(rec Record) {
+	r.Shadow = ""
+	if rec.Shadow != nil {
+		r.Shadow = rec.Shadow.Value
+	}
+}
+
+// HoldUntil holds back a step that failed until a time. The zero time holds back
+// nothing: the step was stopped by a brake, which is the one to let it go.
+func (r *Row) HoldUntil(s remedy.Step, until time.Time) {
+	if until.IsZero() {
+		return
+	}
+	if r.Hold == nil {
+		r.Hold = map[string]time.Time{}
+	}
+	r.Hold[SendKey(s)] = until
 }
 
 // SetAttestation takes a judged bundle's outcome over.

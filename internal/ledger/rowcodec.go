@@ -27,12 +27,13 @@ const (
 	ColRegion   = "region"
 	ColGone     = "goneSince"
 	ColBraked   = "braked" // "" when no brake holds it
+	ColShadow   = "shadow" // the shadow policy's verdict, "" where none is set
 )
 
 // rowColumns are all columns that this version writes.
 var rowColumns = []string{ColID, "shared", ColOwner, "leaseEnds", "again", "followed", "causes", "evidenceWanted", "pending", "vmId",
 	ColVerdict, "kind", "tee", ColRegion, ColDES, ColKey, ColVault, "findings", "plan", "attestation", "policy", "stateHash",
-	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "set", "stopped", "tagSetter", ColBraked, "shadow", "operation", "headSeq", "headHash", "lastEvent", "lastEventAt",
+	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "set", "stopped", "tagSetter", ColBraked, ColShadow, "operation", "headSeq", "headHash", "lastEvent", "lastEventAt",
 	ColLastSeen, "lastError", "cut"}
 
 // DecodeRow reads a row of table vms or shared. A column that can't be read is a
@@ -49,7 +50,7 @@ func DecodeRow(e Entity) (Row, error) {
 		GoneSince: d.moment(ColGone), TransitionSince: d.moment("transitionSince"), Development: d.flag("development"), NextLook: d.moment(ColNextLook),
 		HeadSeq: d.number("headSeq"), HeadHash: e.Cols["headHash"],
 		LastEvent: e.Cols["lastEvent"], LastEventAt: d.moment("lastEventAt"), LastSeen: d.moment(ColLastSeen), LastError: e.Cols["lastError"],
-		Braked: e.Cols[ColBraked], Shadow: policy.Value(e.Cols["shadow"])}
+		Braked: e.Cols[ColBraked], Shadow: policy.Value(e.Cols[ColShadow])}
 	d.document("causes", &r.Causes)
 	d.document("pending", &r.Pending)
 	d.document("findings", &r.Findings)
@@ -75,6 +76,11 @@ func DecodeRow(e Entity) (Row, error) {
 	case "", policy.Gone, policy.NotACVM, policy.NonCompliant, policy.Unknown, policy.Compliant:
 	default:
 		d.bad(ColVerdict, fmt.Errorf("it isn't a verdict"))
+	}
+	switch r.Shadow {
+	case "", policy.Gone, policy.NotACVM, policy.NonCompliant, policy.Unknown, policy.Compliant:
+	default:
+		d.bad(ColShadow, fmt.Errorf("it isn't a verdict"))
 	}
 	if (r.HeadSeq == 0) != (r.HeadHash == "") || (r.HeadHash != "" && !isHash(r.HeadHash)) {
 		d.bad("headHash", fmt.Errorf("it doesn't go with a head of sequence %d", r.HeadSeq))
@@ -137,7 +143,7 @@ func (r *Row) Entity() (Entity, error) {
 	set(ColLastSeen, TimeText(r.LastSeen))
 	set("lastError", r.LastError)
 	set(ColBraked, r.Braked)
-	set("shadow", string(r.Shadow))
+	set(ColShadow, string(r.Shadow))
 
 	cut := slices.Clone(r.Cut)
 	mark := func(col string, shortened bool) {
@@ -165,8 +171,8 @@ func (r *Row) Entity() (Entity, error) {
 		{"step", r.Step == nil, utcStep(r.Step)},
 		{"sends", len(r.Sends) == 0, utcSends(r.Sends)},
 		{"hold", len(r.Hold) == 0, utcHold(r.Hold)},
-		{"set", len(r.Set) == 0, r.Set},
-		{"stopped", len(r.Stopped) == 0, r.Stopped},
+		{"set", len(r.Set) == 0, utcSet(r.Set)},
+		{"stopped", len(r.Stopped) == 0, utcStopped(r.Stopped)},
 		{"tagSetter", r.TagSetter == nil, r.TagSetter},
 		{"operation", r.Operation == nil, r.Operation},
 		{"cut", len(cut) == 0, cut},

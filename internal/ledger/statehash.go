@@ -8,15 +8,20 @@ import (
 )
 
 // StateHash is the hex SHA-256 of what a record of type state or intent says of
-// its object: posture, verdict, plan, attestation, policy. Two looks that saw and
+// its object: posture, verdict, plan, attestation, policy, and where one is set the
+// shadow policy's verdict. Two looks that saw and
 // concluded the same have the same hash, so that a turn that changed nothing adds
 // no record. The moments of looking and judging, the ETags of what was read and
 // the mode don't count: a version that moved without a fact is no change, and a
 // dry run of an unchanged object is none either.
 func (r Record) StateHash() (string, error) {
 	const op = "hashing what a record says"
-	raw, err := json.Marshal(map[string]any{"posture": r.Posture, "verdict": r.Verdict, "plan": r.Plan,
-		"attestation": r.Attestation, "policy": r.Policy, "development": r.Development})
+	says := map[string]any{"posture": r.Posture, "verdict": r.Verdict, "plan": r.Plan,
+		"attestation": r.Attestation, "policy": r.Policy, "development": r.Development}
+	if r.Shadow != nil {
+		says["shadow"] = r.Shadow
+	}
+	raw, err := json.Marshal(says)
 	if err != nil {
 		return "", fault.New(fault.Bug, op, RecordName(r.Chain, r.Seq), "its posture isn't JSON: %w", err)
 	}
@@ -27,7 +32,7 @@ func (r Record) StateHash() (string, error) {
 		return "", fault.New(fault.Bug, op, RecordName(r.Chain, r.Seq), "%w", err)
 	}
 	settle(said)
-	for _, m := range []struct{ in, member string }{{"verdict", "at"}, {"plan", "mode"}, {"attestation", "judgedAt"}} {
+	for _, m := range []struct{ in, member string }{{"verdict", "at"}, {"shadow", "at"}, {"plan", "mode"}, {"attestation", "judgedAt"}} {
 		if v, ok := said[m.in].(map[string]any); ok {
 			delete(v, m.member)
 		}

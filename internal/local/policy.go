@@ -16,7 +16,7 @@ import (
 func (w *World) scenePolicy() (string, error) {
 	group := "/subscriptions/" + w.Sim.Subscription() + "/resourceGroups/" + azuresim.DefaultGroup + "/providers/"
 	text := string(policy.Embedded().Source)
-	for _, edit := range [][2]string{
+	edits := [][2]string{
 		{"name: assumed\n", "name: scene\n"},
 		{"grantRights: false", "grantRights: true"},
 		{"regions: {}\n", fmt.Sprintf(`regions:
@@ -28,7 +28,8 @@ func (w *World) scenePolicy() (string, error) {
 
 orchestratorObjectId: %s
 `, group, group, w.Sim.Orchestrator())},
-	} {
+	}
+	for _, edit := range append(edits, w.opts.Edits...) {
 		if strings.Count(text, edit[0]) != 1 {
 			return "", fmt.Errorf("making the scene's policy: the embedded one holds %q %d times", edit[0], strings.Count(text, edit[0]))
 		}

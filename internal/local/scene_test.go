@@ -76,6 +76,14 @@ func TestTheMainJob(t *testing.T) {
 	if run.Inbox != 0 {
 		t.Errorf("%d letters are in the inbox", run.Inbox)
 	}
+	verifyChains(t, w)
+	api(t, w, run)
+	region(t, w)
+}
+
+// verifyChains checks every chain of the ledger from its first record to its last.
+func verifyChains(t *testing.T, w *local.World) {
+	t.Helper()
 	for _, chain := range chains(t, w) {
 		report, err := ledger.VerifyChain(t.Context(), w.Chains(), chain)
 		if err != nil {
@@ -85,8 +93,6 @@ func TestTheMainJob(t *testing.T) {
 			t.Errorf("chain %s: %v", chain, report.Faults)
 		}
 	}
-	api(t, w, run)
-	region(t, w)
 }
 
 // region checks that what policy wants ready in the region was made, each thing

@@ -32,6 +32,7 @@ type Options struct {
 
 	Mode     string            // observe or enforce
 	Policy   string            // path of a policy document, "" for the scenes' own
+	Edits    [][2]string       // of the scenes' own policy: each first text, which it holds once, becomes the second
 	Settings map[string]string // beside and over the world's own, by name
 	Events   bool              // simulated Azure publishes its own events, our writes' echoes too
 
@@ -68,7 +69,7 @@ type World struct {
 
 	mu     sync.Mutex // guards what follows
 	host   *devhost.Host
-	guests map[string]*hardware.Guest // by folded ARM id
+	guests map[string]*hardware.Guest // by guestKey
 	hosts  sync.WaitGroup
 	stop   context.CancelFunc
 }
@@ -164,7 +165,7 @@ func (w *World) caFile() string   { return filepath.Join(w.dir, "ca.pem") }
 func (w *World) newGuest(vm azuresim.VMInfo) azuresim.Guest {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	key := strings.ToLower(vm.ID)
+	key := guestKey(vm)
 	if g := w.guests[key]; g != nil {
 		return g
 	}
@@ -176,7 +177,7 @@ func (w *World) newGuest(vm azuresim.VMInfo) azuresim.Guest {
 		kind = hardware.TDX
 	}
 	m, err := hardware.NewMachine(w.Vendors, hardware.Config{Kind: kind, VMUniqueID: vm.UniqueID, ResourceID: vm.ID,
-		SecureBootOff: !vm.SecureBoot, Stateless: vm.Encryption == "NonPersistedTPM"})
+		SecureBootOff: !vm.SecureBoot, Stateless: vm.Encryption == "NonPersistedTPM", PlainRoot: vm.Encryption != "DiskWithVMGuestState"})
 	if err != nil {
 		w.opts.Log.Error("a simulated machine could not be made", "vm", vm.ID, "error", err)
 		return nil
@@ -186,6 +187,11 @@ func (w *World) newGuest(vm azuresim.VMInfo) azuresim.Guest {
 	return g
 }
 
+// guestKey tells VMs apart, one of the same name that was created anew too.
+func guestKey(vm azuresim.VMInfo) string {
+	return strings.ToLower(vm.ID) + " " + strings.ToLower(vm.UniqueID)
+}
+
 // Guest is the simulated guest in a VM, with its machine; nil for a VM that isn't
 // there.
 func (w *World) Guest(vmID string) *hardware.Guest {
@@ -193,7 +199,7 @@ func (w *World) Guest(vmID string) *hardware.Guest {
 		if strings.EqualFold(vm.ID, vmID) && w.newGuest(vm) != nil {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			return w.guests[strings.ToLower(vm.ID)]
+			return w.guests[guestKey(vm)]
 		}
 	}
 	return nil

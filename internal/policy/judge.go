@@ -36,8 +36,9 @@ func Judge(p cvm.Posture, d *Document, now time.Time) Verdict {
 	}
 	s := newSubject(onVM, d, now)
 	s.posture(p)
+	s.granted = s.exempting()
 	if p.VM.Known {
-		v.Kind, v.TEE = cvm.KindWithDisk(p.VM.Value, p.OSDisk), cvm.TEEOfSize(p.VM.Value.Size)
+		v.Kind, v.TEE = cvm.KindWithDisk(p.VM.Value, p.OSDisk), cvm.TEEOf(p.VM.Value)
 	} else {
 		v.Kind, v.TEE = cvm.KindUnknown, cvm.TEEUnknown
 	}
@@ -58,6 +59,7 @@ func JudgeShared(p cvm.SharedPosture, d *Document, now time.Time) Verdict {
 	v := Verdict{PolicyHash: d.Hash, At: now.UTC()}
 	s := newSubject(string(p.Kind), d, now)
 	s.sharedPosture(p)
+	s.granted = s.exempting()
 	v.Findings = s.findings()
 	v.Value = valueOf(v.Findings)
 	if p.Gone {
@@ -109,6 +111,11 @@ type subject struct {
 	vaultID  string // of a vault's own turn
 	region   string // in which the key path must work, "" if it isn't known
 	tee      cvm.TEE
+
+	id      string // of the object
+	granted grants // what exempts it
+
+	contested []cvm.Contest // steps that aren't taken any more
 }
 
 func newSubject(on string, d *Document, now time.Time) *subject {
@@ -116,13 +123,14 @@ func newSubject(on string, d *Document, now time.Time) *subject {
 }
 
 func (s *subject) posture(p cvm.Posture) {
+	s.id, s.contested = string(p.ID), p.Contested
 	s.p, s.des, s.desDisks, s.key, s.vault, s.rights = p, p.DES, p.DESDisks, p.Key, p.Vault, p.Rights
 	if !p.VM.Known {
 		return
 	}
 	s.vm = p.VM.Value
 	s.security = cvm.SecurityOf(s.vm)
-	s.region, s.tee = s.vm.Location, cvm.TEEOfSize(s.vm.Size)
+	s.region, s.tee = s.vm.Location, cvm.TEEOf(s.vm)
 	s.desID = s.vm.OSDisk.SecureDES
 	s.linked = s.desID != ""
 	if s.des.Known {
@@ -133,6 +141,7 @@ func (s *subject) posture(p cvm.Posture) {
 }
 
 func (s *subject) sharedPosture(p cvm.SharedPosture) {
+	s.id, s.contested = p.ID, p.Contested
 	s.des, s.desDisks, s.key, s.vault, s.rights = p.DES, p.DESDisks, p.Key, p.Vault, p.Rights
 	s.linked, s.region = true, p.Region
 	switch p.Kind {
@@ -172,7 +181,7 @@ func (s *subject) findings() []Finding {
 			if f.Severity == "" {
 				f.Severity = r.Severity
 			}
-			list = append(list, f)
+			list = append(list, s.exempt(f))
 		}
 	}
 	return list

@@ -15,10 +15,19 @@ func (s *subject) confidentialDES() bool {
 	return strings.EqualFold(s.des.Value.Type, cvm.DESTypeConfidential)
 }
 
-// judgeDESType: rows 1 and 2.
+// judgeDESType: rows 1 and 2. On a VM they are of an OS disk that is under the
+// set's key; without that, rows 6 to 9 say what is wrong.
 func judgeDESType(s *subject) []Finding {
 	if list := s.needDES(); list != nil {
 		return list
+	}
+	if s.on == onVM && !s.confidentialDES() {
+		switch typ, ok, row9 := s.encryption(); {
+		case !ok:
+			return row9
+		case typ != cvm.EncryptDisk:
+			return notApplicable("The OS disk isn't encrypted confidentially, so it isn't under the set's key.")
+		}
 	}
 	if s.confidentialDES() {
 		return pass("The disk encryption set is of the confidential type.", "des.encryptionType")
@@ -51,7 +60,7 @@ func judgeAutoRotation(s *subject) []Finding {
 		return pass("Automatic key rotation is off, or the set isn't of the confidential type.", "des.autoRotation")
 	}
 	const code = "des-auto-rotation-unsupported"
-	allV1 := s.desDisks.Known && len(s.desDisks.Value) > 0
+	allV1 := len(s.desDisks.Value) > 0 // where no list was read, the disks that are seen on the set
 	for _, d := range s.desDisks.Value {
 		allV1 = allV1 && strings.EqualFold(d.ConfidentialVersion, "V1")
 	}
@@ -133,13 +142,12 @@ func judgeKeyURL(s *subject) []Finding {
 	return pass("The disk encryption set names a key version.", "des.keyUrl")
 }
 
-// judgeUse: row 39.
+// judgeUse: row 39. Three kinds don't go together: confidential OS disks, whose
+// VMs can be deallocated for a rotation; those of ephemeral VMs, which can't (they
+// are no resources, so only such a VM's own turn sees one); and all others.
 func judgeUse(s *subject) []Finding {
 	if list := s.needDES(); list != nil {
 		return list
-	}
-	if !s.confidentialDES() {
-		return notApplicable("The disk encryption set isn't of the confidential type.")
 	}
 	if !s.desDisks.Known {
 		if !asked(s.desDisks) {
@@ -147,21 +155,20 @@ func judgeUse(s *subject) []Finding {
 		}
 		return one(s.onDES(unread(s.desDisks, "des-unreadable", "desDisks")))
 	}
-	confidential, other := s.on == onVM, 0
+	ephemeral := s.on == onVM && s.vm.OSDisk.Ephemeral
+	typ, _, _ := s.encryption()
+	confidential, other := s.on == onVM && !ephemeral && typ == cvm.EncryptDisk, false
 	for _, d := range s.desDisks.Value {
 		switch {
 		case strings.EqualFold(d.SecurityType, cvm.DiskCustomerKey):
 			confidential = true
 		case strings.EqualFold(d.DataSecurityEncryptionType, cvm.EncryptDataDisk):
 		default:
-			other++
+			other = true
 		}
 	}
-	if s.on == onVM && s.vm.OSDisk.Ephemeral {
-		other++
+	if confidential && other || ephemeral && (confidential || other) {
+		return one(s.onDES(fail("des-mixed-use", NeedsRecreate, "Disks of another kind, or of VMs that can't be deallocated, hang on the disk encryption set beside confidential OS disks; a key rotation will stall on them.", "desDisks")))
 	}
-	if confidential && other > 0 {
-		return one(s.onDES(fail("des-mixed-use", NeedsRecreate, "Disks of another kind hang on the disk encryption set; a key rotation will stall on them.", "desDisks")))
-	}
-	return pass("The disk encryption set serves confidential OS disks alone.", "desDisks")
+	return pass("The disk encryption set serves disks of one kind.", "desDisks")
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"cvmguard/internal/cvm"
@@ -12,6 +13,7 @@ const (
 	extAttestation = "GuestAttestation"
 	pubAttestation = "Microsoft.Azure.Security."
 	extADE         = "AzureDiskEncryption" // …ForLinux too
+	pubADE         = "Microsoft.Azure.Security"
 	extDataDisk    = "Microsoft.Azure.Security.ConfidentialDiskEncryption"
 )
 
@@ -42,21 +44,20 @@ func judgeDataDisks(s *subject) []Finding {
 
 func (s *subject) dataDisk(f cvm.DataDiskFacts) []Finding {
 	name, fact := f.Ref.Name, "disk "+string(f.Ref.ID)
-	if typ := f.Ref.SecurityEncryptionType; typ != "" {
-		return s.confidentialDataDisk(typ, name, fact)
-	}
 	if !f.Disk.Known {
 		u := unread(f.Disk, "disk-unreadable", "Data disk "+name)
 		u.Facts = []string{fact}
 		return one(u)
 	}
 	d := f.Disk.Value
-	if typ := d.DataSecurityEncryptionType; typ != "" {
-		return s.confidentialDataDisk(typ, name, fact)
-	}
 	var list []Finding
 	if d.ADETainted {
 		list = append(list, fail("data-disk-ade-tainted", NeedsRecreate, fmt.Sprintf("Data disk %s has or had Azure Disk Encryption, so it can't be put under a customer's key; make a new one by an upload copy.", name), fact))
+	}
+	// The VM and the disk may each say that it is encrypted confidentially.
+	types := slices.DeleteFunc([]string{f.Ref.SecurityEncryptionType, d.DataSecurityEncryptionType}, func(t string) bool { return t == "" })
+	if len(types) > 0 {
+		return append(list, s.confidentialDataDisk(types, name, fact)...)
 	}
 	switch strings.ToLower(d.EncryptionType) {
 	case "encryptionatrestwithplatformkey":
@@ -98,9 +99,11 @@ func (s *subject) dataDiskSet(f cvm.DataDiskFacts, name, fact string) []Finding 
 }
 
 // confidentialDataDisk: row 76a (preview).
-func (s *subject) confidentialDataDisk(typ, name, fact string) []Finding {
-	if !strings.EqualFold(typ, cvm.EncryptDataDisk) {
-		return one(unknown("security-encryption-type-unread", NeedsPerson, fmt.Sprintf("Data disk %s shows the encryption %q, which isn't known.", name, typ), fact))
+func (s *subject) confidentialDataDisk(types []string, name, fact string) []Finding {
+	for _, typ := range types {
+		if !strings.EqualFold(typ, cvm.EncryptDataDisk) {
+			return one(unknown("security-encryption-type-unread", NeedsPerson, fmt.Sprintf("Data disk %s shows the encryption %q, which isn't known.", name, typ), fact))
+		}
 	}
 	for _, x := range s.vm.Extensions {
 		if strings.EqualFold(x.Publisher, extDataDisk) && strings.EqualFold(x.ProvisioningState, "Succeeded") {
@@ -136,7 +139,7 @@ func judgeTempDisk(s *subject) []Finding {
 		return one(unknown(code, NeedsPerson, fmt.Sprintf("Whether the size %s has a local disk isn't known.", s.vm.Size), "vm.size"))
 	}
 	for _, x := range s.vm.Extensions {
-		if strings.HasPrefix(strings.ToLower(x.Type), strings.ToLower(extADE)) && strings.EqualFold(x.ProvisioningState, "Succeeded") {
+		if strings.EqualFold(x.Publisher, pubADE) && strings.HasPrefix(strings.ToLower(x.Type), strings.ToLower(extADE)) && strings.EqualFold(x.ProvisioningState, "Succeeded") {
 			return pass("The disk encryption extension has succeeded.", "vm.extensions")
 		}
 	}
@@ -155,9 +158,7 @@ func judgeExtension(s *subject) []Finding {
 	if list := s.needTPM(); list != nil {
 		return list
 	}
-	if !s.vm.InstanceView {
-		return one(unknown("agent-not-ready", NeedsPerson, "The VM was read without its instance view.", "vm.instanceView"))
-	}
+	noView := one(unknown("agent-not-ready", NeedsPerson, "The VM was read without its instance view.", "vm.instanceView"))
 	for _, x := range s.vm.Extensions {
 		if !strings.EqualFold(x.Type, extAttestation) || !strings.HasPrefix(strings.ToLower(x.Publisher), strings.ToLower(pubAttestation)) {
 			continue
@@ -165,6 +166,8 @@ func judgeExtension(s *subject) []Finding {
 		switch {
 		case strings.EqualFold(x.ProvisioningState, "Failed"):
 			return one(fail("attestation-extension-failed", InPlace, "The GuestAttestation extension failed; it is put again.", "vm.extensions"))
+		case !s.vm.InstanceView:
+			return noView
 		case !strings.EqualFold(x.ProvisioningState, "Succeeded"):
 			return one(fail("attestation-extension-not-ready", InPlace, fmt.Sprintf("The GuestAttestation extension is in state %q.", x.ProvisioningState), "vm.extensions"))
 		case !s.running():
@@ -175,6 +178,9 @@ func judgeExtension(s *subject) []Finding {
 			return one(fail("attestation-extension-not-ready", InPlace, fmt.Sprintf("The GuestAttestation extension's handler is %q.", x.HandlerStatus), "vm.extensions"))
 		}
 		return pass("The GuestAttestation extension is installed and ready.", "vm.extensions")
+	}
+	if !s.vm.InstanceView {
+		return noView
 	}
 	return one(fail("attestation-extension-absent", InPlace, "The GuestAttestation extension isn't installed.", "vm.extensions"))
 }

@@ -39,15 +39,16 @@ func judgeKeyType(s *subject) []Finding {
 	}
 }
 
-// judgeKeySize: row 41.
+// judgeKeySize: row 41, which is of RSA-HSM keys; any other is replaced anyway
+// (rows 42 and 43).
 func judgeKeySize(s *subject) []Finding {
 	if list := s.needKey(); list != nil {
 		return list
 	}
 	k, least := s.key.Value, s.doc.Rules["key-size"].MinBits
 	switch {
-	case k.Type != "" && !strings.EqualFold(k.Type, "RSA-HSM") && !strings.EqualFold(k.Type, "RSA"):
-		return notApplicable("The key isn't an RSA key.")
+	case k.Type != "" && !strings.EqualFold(k.Type, "RSA-HSM"):
+		return notApplicable("The key isn't an RSA key in an HSM.")
 	case k.Bits == 0:
 		return one(s.onKey(unknown("key-attributes-unread", NeedsPerson, "The key's size was not in what was read.", "key.bits")))
 	case k.Bits < 2048 || k.Bits != 2048 && k.Bits < least:
@@ -79,6 +80,9 @@ func judgeReleasePolicy(s *subject) []Finding {
 	q := cvm.PolicyQuestion{Region: s.region, TEE: s.tee, ExtraAuthorities: s.doc.Authorities}
 	if s.on == onVM && q.Region == "" {
 		q.Region = "unread" // asked all the same: a region without a known provider is unknown
+	}
+	if s.on == onVM && q.TEE == cvm.TEENone {
+		q.TEE = cvm.TEEUnknown // a confidential VM has one, whatever its size's name says
 	}
 	var list []Finding
 	for _, p := range cvm.JudgeReleasePolicy(s.key.Value.Policy, q) {

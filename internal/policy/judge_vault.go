@@ -126,9 +126,14 @@ func judgeRightsOrchestrator(s *subject) []Finding {
 	case r.OrchestratorMissing:
 		return one(s.onDES(fail("orchestrator-missing", NeedsPerson, "The service principal Confidential VM Orchestrator isn't in this tenant; a tenant admin makes it.", "rights.orchestrator")))
 	}
-	need := []string{"release"}
-	if r.Model == "access-policies" {
+	var need []string
+	switch r.Model {
+	case "rbac", "hsm-local":
+		need = []string{"release"}
+	case "access-policies":
 		need = []string{"get", "release"}
+	default:
+		return one(s.onDES(unknown("rights-unreadable", NeedsPerson, fmt.Sprintf("The vault's kind of rights is %q, which isn't known.", r.Model), "rights.model")))
 	}
 	if missing := lacking(r.Orchestrator, need...); missing != "" {
 		return one(s.onDES(fail("orchestrator-denied", InPlace, "The orchestrator lacks "+missing+" on the key; VMs on it don't boot.", "rights.orchestrator")))

@@ -23,16 +23,19 @@ func judgeKind(s *subject) []Finding {
 		if s.security == cvm.SecurityStandard && kind == cvm.KindUnknown {
 			text = "The VM is an ordinary one and can't become a confidential VM; create a new one."
 		}
-		list = append(list, fail("not-confidential", NeedsRecreate, text, "vm.securityType"))
+		list = append(list, s.recreate("not-confidential", text, "vm.securityType"))
 		if kind == cvm.KindStandardGen1 {
-			list = append(list, fail("generation-1", NeedsRecreate, "The VM is of generation 1; confidential VMs are of generation 2.", "vm.generation"))
+			list = append(list, s.recreate("generation-1", "The VM is of generation 1; confidential VMs are of generation 2.", "vm.generation"))
 		}
-		if cvm.ConfidentialSize(s.vm.Size) {
-			list = append(list, fail("confidential-size-without-cvm", NeedsRecreate, fmt.Sprintf("The size %s is a confidential one, but the VM isn't a confidential VM.", s.vm.Size), "vm.size", "vm.securityType"))
+		if tee := cvm.TEEOf(s.vm); tee == cvm.TEESNP || tee == cvm.TEETDX {
+			list = append(list, s.recreate("confidential-size-without-cvm", fmt.Sprintf("The size %s is a confidential one, but the VM isn't a confidential VM.", s.vm.Size), "vm.size", "vm.securityType"))
 		}
 	}
-	if why := cvm.NotACVMSize(s.vm.Size); why != "" {
-		list = append(list, fail("not-a-cvm-size", NeedsRecreate, fmt.Sprintf("The size %s is not a confidential VM size (%s).", s.vm.Size, why), "vm.size"))
+	switch why := cvm.NotACVMSize(s.vm.Size); {
+	case s.vm.Size == "": // rows 18 and 19 rest on it
+		list = append(list, unknown("vm-unreadable", NeedsPerson, "The VM's size was not in what was read.", "vm.size"))
+	case why != "":
+		list = append(list, s.recreate("not-a-cvm-size", fmt.Sprintf("The size %s is not a confidential VM size (%s).", s.vm.Size, why), "vm.size"))
 	}
 	if s.unwanted {
 		for i := range list {
@@ -40,6 +43,15 @@ func judgeKind(s *subject) []Finding {
 		}
 	}
 	return orPass(list, "The VM is a confidential VM.", "vm.securityType")
+}
+
+// recreate is fail for what only a new VM cures. A scale set's instance is made
+// anew from the set's model, so the model is what has to change (row 20).
+func (s *subject) recreate(code, text string, facts ...string) Finding {
+	if s.vm.ScaleSet != "" {
+		text += " The VM is an instance of a scale set: change the set's model, then replace the instance."
+	}
+	return fail(code, NeedsRecreate, text, facts...)
 }
 
 // judgeState: rows 21 to 23. A state that isn't known counts as one in transition.
@@ -98,9 +110,9 @@ func judgeOSDisk(s *subject) []Finding {
 		}
 		return notApplicable("The VM keeps no vTPM state, which is vtpm-persisted's to judge.")
 	case typ == cvm.EncryptGuestState && s.vm.OSDisk.SecureDES == "":
-		return append(one(fail("os-disk-not-confidential", NeedsRecreate, "Only the guest state is encrypted; the OS disk's encryption is decided at creation.", "vm.osDisk.securityEncryptionType")), notes...)
+		return append(one(s.recreate("os-disk-not-confidential", "Only the guest state is encrypted; the OS disk's encryption is decided at creation.", "vm.osDisk.securityEncryptionType")), notes...)
 	case typ == cvm.EncryptGuestState: // row 6 is os-disk-customer-key's
-		return append(one(fail("des-without-disk-encryption", NeedsRecreate, "A confidential disk encryption set is named, but the OS disk isn't encrypted confidentially.", "vm.osDisk.securityEncryptionType", "vm.osDisk.secureDES")), notes...)
+		return append(one(s.recreate("des-without-disk-encryption", "A confidential disk encryption set is named, but the OS disk isn't encrypted confidentially.", "vm.osDisk.securityEncryptionType", "vm.osDisk.secureDES")), notes...)
 	}
 	return orPass(notes, "The OS disk is encrypted confidentially.", "vm.osDisk.securityEncryptionType")
 }
@@ -122,9 +134,9 @@ func judgeCustomerKey(s *subject) []Finding {
 	case !ok:
 		list = append(list, row9...)
 	case typ == cvm.EncryptDisk && ref.SecureDES == "":
-		list = append(list, fail("os-disk-platform-key", NeedsRecreate, "The OS disk is under a platform key; which key it is under is decided at creation.", "vm.osDisk.secureDES"))
+		list = append(list, s.recreate("os-disk-platform-key", "The OS disk is under a platform key; which key it is under is decided at creation.", "vm.osDisk.secureDES"))
 	case typ == cvm.EncryptGuestState && ref.SecureDES != "":
-		list = append(list, fail("des-without-disk-encryption", NeedsRecreate, "A confidential disk encryption set is named, but the OS disk isn't encrypted confidentially.", "vm.osDisk.securityEncryptionType", "vm.osDisk.secureDES"))
+		list = append(list, s.recreate("des-without-disk-encryption", "A confidential disk encryption set is named, but the OS disk isn't encrypted confidentially.", "vm.osDisk.securityEncryptionType", "vm.osDisk.secureDES"))
 	case typ != cvm.EncryptDisk && ref.SecureDES == "":
 		return notApplicable("The OS disk isn't encrypted confidentially, so it has no key of its own.")
 	}
@@ -133,13 +145,14 @@ func judgeCustomerKey(s *subject) []Finding {
 	}
 	switch {
 	case ref.SecureDES == "" || s.des.Known:
+	case s.des.Absent && typ != cvm.EncryptDisk: // row 4 is of a disk that is under the set's key
 	case !s.des.Absent:
 		list = append(list, s.onDES(unread(s.des, "des-unreadable", "des")))
 	default:
 		list = append(list, s.onDES(fail("des-missing", NeedsPerson, "The disk encryption set that the OS disk names isn't there; the VM won't boot. Restore access to its key.", "des")))
 	}
 	if typ == cvm.EncryptNoTPM && len(list) == 0 {
-		return notApplicable("The VM keeps no vTPM state, which is vtpm-persisted's to judge.")
+		return notApplicable("The VM keeps no vTPM state, which is vtpm-persisted's to judge; no disk is under the set's key.")
 	}
 	return orPass(list, "The OS disk is under a customer's key.", "vm.osDisk.secureDES", "des")
 }
@@ -156,22 +169,28 @@ func judgePersisted(s *subject) []Finding {
 	case typ != cvm.EncryptNoTPM:
 		return pass("The vTPM keeps its state.", "vm.osDisk.securityEncryptionType")
 	case s.tee == cvm.TEESNP || strings.EqualFold(s.vm.OS, "Windows"):
-		return one(fail("vtpm-not-persisted-unsupported", NeedsRecreate, "The VM keeps no vTPM state, which is made for Linux on TDX alone.", "vm.osDisk.securityEncryptionType", "vm.size", "vm.os"))
+		return one(s.recreate("vtpm-not-persisted-unsupported", "The VM keeps no vTPM state, which is made for Linux on TDX alone.", "vm.osDisk.securityEncryptionType", "vm.size", "vm.os"))
 	}
-	return one(fail("vtpm-not-persisted", NeedsRecreate, "The VM keeps no vTPM state: neither guest state nor OS disk is encrypted.", "vm.osDisk.securityEncryptionType"))
+	return one(s.recreate("vtpm-not-persisted", "The VM keeps no vTPM state: neither guest state nor OS disk is encrypted.", "vm.osDisk.securityEncryptionType"))
 }
 
 // judgeSecureBoot: rows 12 and 13, and Trusted Launch's own. Without a persisted
-// vTPM (rows 7 and 8) secure boot may be either.
+// vTPM (rows 7 and 8) secure boot may be either; with a type that isn't known
+// (row 9) nobody can say.
 func judgeSecureBoot(s *subject) []Finding {
 	code, class, list := s.uefi("secure-boot-off", "tl-secure-boot-off")
 	if list != nil {
 		return list
 	}
-	if typ, _, _ := s.encryption(); s.security == cvm.SecurityConfidential && typ == cvm.EncryptNoTPM {
-		return notApplicable("The VM keeps no vTPM state; secure boot may be on or off with it.")
+	if s.security == cvm.SecurityConfidential {
+		switch typ, ok, row9 := s.encryption(); {
+		case typ == cvm.EncryptNoTPM:
+			return notApplicable("The VM keeps no vTPM state; secure boot may be on or off with it.")
+		case !ok && s.vm.SecureBoot == cvm.False: // whether it must be on depends on the type
+			return row9
+		}
 	}
-	return uefiFinding(s.vm.SecureBoot, code, class, "Secure boot", "vm.secureBoot")
+	return s.uefiFinding(s.vm.SecureBoot, code, class, "Secure boot", "vm.secureBoot")
 }
 
 // judgeVTPM: row 11, and Trusted Launch's own.
@@ -180,7 +199,7 @@ func judgeVTPM(s *subject) []Finding {
 	if list != nil {
 		return list
 	}
-	return uefiFinding(s.vm.VTPM, code, class, "The vTPM", "vm.vTpm")
+	return s.uefiFinding(s.vm.VTPM, code, class, "The vTPM", "vm.vTpm")
 }
 
 func (s *subject) uefi(cvmCode, tlCode string) (code string, class Class, list []Finding) {
@@ -198,11 +217,13 @@ func (s *subject) uefi(cvmCode, tlCode string) (code string, class Class, list [
 	return "", "", notApplicable("UEFI settings have no effect on an ordinary VM.")
 }
 
-func uefiFinding(v cvm.Tri, code string, class Class, what, fact string) []Finding {
-	switch v {
-	case cvm.True:
+func (s *subject) uefiFinding(v cvm.Tri, code string, class Class, what, fact string) []Finding {
+	switch {
+	case v == cvm.True:
 		return pass(what+" is on.", fact)
-	case cvm.False:
+	case v == cvm.False && class == NeedsRecreate:
+		return one(s.recreate(code, what+" is off.", fact))
+	case v == cvm.False:
 		return one(fail(code, class, what+" is off.", fact))
 	}
 	return one(unknown("uefi-unread", NeedsPerson, what+" isn't shown by Azure.", fact))
@@ -237,9 +258,9 @@ func judgeMatch(s *subject) []Finding {
 	switch {
 	case s.security == cvm.SecurityUnknown:
 		list = append(list, s.needCVM()...)
+	case !known: // row 9 says it, whatever the disk shows
 	case d.HasSecurityProfile && (!cvm.KnownDiskSecurityType(have) || isCVM && d.SecurityType == ""):
 		list = append(list, unknown("disk-security-type-unread", NeedsPerson, fmt.Sprintf("The OS disk's securityType is %q, which isn't known.", d.SecurityType), "osDisk.securityType"))
-	case !known: // row 9 says it
 	case isCVM && !d.HasSecurityProfile:
 		list = append(list, mismatch("disk-vm-mismatch", "The VM is a confidential VM, but its OS disk shows no security profile."))
 	case !isCVM && have == "": // an ordinary disk; for Trusted Launch the profile isn't always shown
@@ -267,7 +288,7 @@ func judgeADE(s *subject) []Finding {
 	case !s.p.OSDisk.Known:
 		return one(unread(s.p.OSDisk, "disk-unreadable", "osDisk"))
 	case s.p.OSDisk.Value.ADE:
-		return one(fail("ade-on-os-disk", NeedsRecreate, "The OS disk is encrypted by Azure Disk Encryption, which isn't made for confidential VMs.", "osDisk.ade"))
+		return one(s.recreate("ade-on-os-disk", "The OS disk is encrypted by Azure Disk Encryption, which isn't made for confidential VMs.", "osDisk.ade"))
 	}
 	return pass("The OS disk has no Azure Disk Encryption.", "osDisk.ade")
 }
@@ -290,7 +311,8 @@ func judgeExport(s *subject) []Finding {
 	return pass("The OS disk can't be exported.", "osDisk.networkAccessPolicy", "osDisk.diskState")
 }
 
-// judgeAtHost: row 79. ARM leaves the member out when it is off.
+// judgeAtHost: row 79. ARM leaves the member out when it is off. Azure refuses to
+// switch it on for a VM that has or had Azure Disk Encryption.
 func judgeAtHost(s *subject) []Finding {
 	if list := s.needVM(); list != nil {
 		return list
@@ -298,5 +320,13 @@ func judgeAtHost(s *subject) []Finding {
 	if s.vm.EncryptionAtHost == cvm.True {
 		return pass("Encryption at host is on.", "vm.encryptionAtHost")
 	}
-	return one(fail("encryption-at-host-off", NeedsDeallocation, "Encryption at host is off.", "vm.encryptionAtHost"))
+	const code = "encryption-at-host-off"
+	ade := s.p.OSDisk.Known && s.p.OSDisk.Value.ADETainted
+	for _, d := range s.p.DataDisks {
+		ade = ade || d.Disk.Known && d.Disk.Value.ADETainted
+	}
+	if ade {
+		return one(s.recreate(code, "Encryption at host is off, and Azure refuses it for a VM that has or had Azure Disk Encryption; create a new one.", "vm.encryptionAtHost", "osDisk.ade", "dataDisks"))
+	}
+	return one(fail(code, NeedsDeallocation, "Encryption at host is off.", "vm.encryptionAtHost"))
 }

@@ -34,6 +34,17 @@ func list(values []any) string {
 	return strings.Join(out, ", ")
 }
 
+// texts are the values that are text.
+func texts(values []any) []string {
+	var out []string
+	for _, v := range values {
+		if s, ok := v.(string); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 func article(s string) string {
 	switch {
 	case s == "null":
@@ -62,6 +73,8 @@ func (t *tree) meaning() {
 			t.at([]string{"authorities", strconv.Itoa(i)}, false, "%q is not a provider's address such as https://myprovider.weu.attest.azure.net", cut(text))
 		}
 	}
+	t.meaningOfExemptions(root)
+	t.meaningOfBrakes(root)
 	regions, _ := root["regions"].(map[string]any)
 	for name, r := range regions {
 		if !regionName().MatchString(name) {

@@ -77,7 +77,7 @@ func TestTwoBadFactsAreBothSaid(t *testing.T) {
 // those that no asked rule rests on, and those of which the truth table says so.
 func TestOneUnknownFactIsNeverCompliant(t *testing.T) {
 	allowed := map[string]string{
-		"ID": "a name", "Claims": "no rule rests on claims", "SecondLook": "nothing disagrees", "DESDisks": "rows 31 and 39 aren't failed on a doubt",
+		"ID": "a name", "TagSetter": "policy knows no exemption tag", "Claims": "no rule rests on claims", "SecondLook": "nothing disagrees", "DESDisks": "rows 31 and 39 aren't failed on a doubt",
 		"VM.ID": "a name", "VM.Name": "a name", "VM.UniqueID": "evidence's own check", "VM.Generation": "a confidential VM is of generation 2", "VM.OS": "matters without vTPM state only",
 		"VM.OSDisk.ID": "the disk was read", "VM.Power": "counts as running", "VM.Size": "the release policy admits both TEEs",
 		"VM.DataDisks": "the disks were read",

@@ -70,9 +70,12 @@ type raw struct {
 		Asked  *bool  `json:"asked"`
 		MaxAge string `json:"maxAge"`
 	} `json:"attestation"`
-	Brakes struct {
-		MaxSends *int `json:"maxSendsPerStepPerDay"`
-	} `json:"brakes"`
+	Brakes       rawBrakes      `json:"brakes"`
+	Exemptions   []rawExemption `json:"exemptions"`
+	ExemptionTag struct {
+		Name       string   `json:"name"`
+		Principals []string `json:"principals"`
+	} `json:"exemptionTag"`
 }
 
 type rawSelector struct {
@@ -137,7 +140,7 @@ func (t *tree) document() *Document {
 		OrchestratorObjectID: strings.ToLower(r.Orchestrator), Authorities: r.Authorities,
 		Want:        Want{Include: selectors(r.Want.Include), Exclude: selectors(r.Want.Exclude)},
 		Attestation: Attestation{Asked: or(r.Attestation.Asked, true), MaxAge: t.duration([]string{"attestation", "maxAge"}, r.Attestation.MaxAge, 24*time.Hour)},
-		Brakes:      Brakes{MaxSendsPerStepPerDay: or(r.Brakes.MaxSends, 8)},
+		Brakes:      t.brakes(r.Brakes),
 		Remedy: Remedy{Allow: or(r.Remedy.Allow, InPlace), CollectEvidence: or(r.Remedy.CollectEvidence, true),
 			InstallGuestAttestation: or(r.Remedy.InstallGuestAttestation, true), EncryptTempDisk: or(r.Remedy.EncryptTempDisk, false),
 			DeallocateForDataDisks: or(r.Remedy.DeallocateForDataDisks, false), Tag: or(r.Remedy.Tag, true),
@@ -147,6 +150,11 @@ func (t *tree) document() *Document {
 	}
 	if d.mode == "" {
 		d.mode = ModeObserve
+	}
+	d.Exemptions = exemptions(r.Exemptions)
+	d.ExemptionTag.Name = r.ExemptionTag.Name
+	for _, p := range r.ExemptionTag.Principals {
+		d.ExemptionTag.Principals = append(d.ExemptionTag.Principals, strings.ToLower(p))
 	}
 	for name, w := range r.Regions {
 		d.Regions[name] = Region{Vault: w.Vault, Key: w.Key, KeyBits: or(w.KeyBits, 3072), DES: cvm.DESID(w.DES), DataDES: cvm.DESID(w.DataDES)}

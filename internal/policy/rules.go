@@ -68,6 +68,7 @@ const (
 	docTrusted    = "https://learn.microsoft.com/azure/virtual-machines/trusted-launch"
 	docMonitoring = "https://learn.microsoft.com/azure/virtual-machines/boot-integrity-monitoring-overview"
 	docAttest     = "https://learn.microsoft.com/azure/confidential-computing/guest-attestation-confidential-vms"
+	docExemptions = "https://learn.microsoft.com/azure/azure-monitor/platform/activity-log"
 	docAgent      = "https://learn.microsoft.com/azure/virtual-machines/extensions/agent-linux"
 )
 

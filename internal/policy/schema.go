@@ -36,6 +36,7 @@ type shape struct {
 	MinLength            int              `json:"minLength"`
 	MaxLength            *int             `json:"maxLength"`
 	Items                *shape           `json:"items"`
+	MinItems             int              `json:"minItems"`
 	MaxItems             *int             `json:"maxItems"`
 	Properties           map[string]shape `json:"properties"`
 	PropertyNames        *shape           `json:"propertyNames"`
@@ -99,8 +100,10 @@ var schemaShape = sync.OnceValues(func() (*shape, error) {
 })
 
 // validate adds the schema's complaints to the faults.
-func (t *tree) validate() error {
-	root, err := schemaShape()
+func (t *tree) validate() error { return t.against(schemaShape) }
+
+func (t *tree) against(schema func() (*shape, error)) error {
+	root, err := schema()
 	if err != nil {
 		return err
 	}
@@ -138,7 +141,11 @@ func (w *walk) check(s shape, v any, path []string) {
 		w.say(path, false, "%s must be %s", shown(v), shown(s.Const))
 	}
 	if s.Enum != nil && !slices.ContainsFunc(s.Enum, func(e any) bool { return equalJSON(e, v) }) {
-		w.say(path, false, "%s is not one of %s", shown(v), list(s.Enum))
+		near := ""
+		if text, ok := v.(string); ok {
+			near = didYouMean(text, texts(s.Enum))
+		}
+		w.say(path, false, "%s is not one of %s%s", shown(v), list(s.Enum), near)
 	}
 	switch v := v.(type) {
 	case string:
@@ -185,6 +192,9 @@ func (w *walk) number(s shape, v any, path []string) {
 }
 
 func (w *walk) items(s shape, v []any, path []string) {
+	if len(v) < s.MinItems {
+		w.say(path, false, "it needs at least %d element", s.MinItems)
+	}
 	if s.MaxItems != nil && len(v) > *s.MaxItems {
 		w.say(path, false, "it has %d elements, more than %d", len(v), *s.MaxItems)
 	}

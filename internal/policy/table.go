@@ -4,7 +4,7 @@ import "sync"
 
 // ruleTable is made on first use: nothing is done at start.
 var ruleTable = sync.OnceValue(func() []Rule {
-	return slicesOf(vmRules(), desRules(), keyRules(), vaultRules(), guestRules(), regionRules())
+	return slicesOf(vmRules(), desRules(), keyRules(), vaultRules(), guestRules(), regionRules(), exemptRules(), imageRules(), guestFDERules(), enforcementRules())
 })
 
 func slicesOf(lists ...[]Rule) []Rule {

@@ -55,7 +55,24 @@ type Finding struct {
 	Object   string    `json:"object,omitempty"` // which shared object is at fault: the DES's or vault's ARM id or the versionless key URL; "" for the VM itself
 	Action   string    `json:"action,omitempty"` // the missing Azure action
 	Doc      string    `json:"doc,omitempty"`
+	// Exemption is why the state is exempt, nil for any other state.
+	Exemption *ExemptionUse `json:"exemption,omitempty"`
 }
+
+// ExemptionUse is an exemption as it left a finding out.
+type ExemptionUse struct {
+	Owner  string    `json:"owner"`
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until"`           // the finding counts again from this moment on
+	From   string    `json:"from"`            // FromPolicy or FromTag
+	SetBy  string    `json:"setBy,omitempty"` // object id of who set the tag
+}
+
+// Where an exemption comes from.
+const (
+	FromPolicy = "policy"
+	FromTag    = "tag"
+)
 
 // Value of a verdict.
 type Value string

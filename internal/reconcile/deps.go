@@ -18,6 +18,8 @@ import (
 
 // Azure is what the loop reads of Azure. fresh asks for a read that no cache
 // answers. Errors are of package fault; NotFound means that the service said 404.
+// A reader that knows the truth table's own code for what it can't give says it by
+// a *cvm.UnreadError.
 type Azure interface {
 	VM(ctx context.Context, id cvm.VMID) (cvm.VM, error) // with instance view
 	Disk(ctx context.Context, id cvm.DiskID) (cvm.Disk, error)
@@ -32,6 +34,12 @@ type Azure interface {
 // is under tools/<sha256> and answers with that hash (hex) and a short read URL.
 type Tool interface {
 	Ensure(ctx context.Context) (sha256 string, url string, err error)
+}
+
+// ActivityLog says who wrote a VM or its tags since a moment, newest first, the
+// caller's own writes left out.
+type ActivityLog interface {
+	VMWrites(ctx context.Context, id cvm.VMID, since time.Time) ([]cvm.Write, error)
 }
 
 // Settings are the loop's times and bounds (rule 8). All are required.
@@ -91,6 +99,8 @@ type Loop struct {
 	Provider func(region string) string // the attestation provider's base URL, "" if none is known
 	Tool     Tool
 	Policy   *policy.Document
+	// Shadow is judged beside Policy and never applied; nil for none.
+	Shadow   *policy.Document
 	Settings Settings
 	Now      func() time.Time
 	Rand     io.Reader
@@ -98,6 +108,11 @@ type Loop struct {
 	Version  string
 	// Development marks every record: an endpoint or a root isn't the vendor's.
 	Development bool
+
+	// Activity is asked who set an exemption tag; nil: nobody can say, and no tag exempts.
+	Activity ActivityLog
+	// ActivityLag is how far the Activity Log may be behind; 0 is DefaultActivityLag.
+	ActivityLag time.Duration
 
 	policyKept atomic.Bool // the policy's text is in storage
 }

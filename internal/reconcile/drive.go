@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/remedy"
@@ -81,11 +82,21 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 	st := h.row.Step
 	key := ledger.SendKey(st.Step)
 	now := l.Now()
+	if times, back := h.row.ChangedBack(st.Step, now, l.Settings.TransitionWait); back && l.Policy.Brakes.MaxChangedBack > 0 && times >= l.Policy.Brakes.MaxChangedBack {
+		return true, l.end(ctx, h, outcomeOf(remedy.Blocked, &fault.Error{Kind: fault.Blocked, Op: "sending " + string(st.Step.Kind), Object: st.Step.Target, Code: ledger.CodeChangedBack,
+			Err: errText(fmt.Sprintf("what it sets was changed back %d times by others", times)), Next: "see in the Activity Log who does, then let it be taken again with cvmguard brakes resume"}), false)
+	}
 	if sent := h.row.SentWithin(st.Step, now, guardWindow); sent >= l.Policy.Brakes.MaxSendsPerStepPerDay {
 		out := outcomeOf(remedy.Failed, fault.New(fault.Blocked, "sending "+string(st.Step.Kind), st.Step.Target,
 			"it was sent %d times in 24 h without lasting effect; see who or what undoes it", sent))
 		times := h.row.Sends[key]
 		out.NotBefore = times[len(times)-l.Policy.Brakes.MaxSendsPerStepPerDay].Add(guardWindow)
+		return true, l.end(ctx, h, out, false)
+	}
+	if out, err := l.stillSet(ctx, st.Step); err != nil || out != nil {
+		if err != nil {
+			return false, err
+		}
 		return true, l.end(ctx, h, out, false)
 	}
 	sec, blob := h.secrets(), ""
@@ -95,6 +106,9 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 		}
 	}
 	err = h.save(ctx, func(r *ledger.Row) {
+		if _, back := r.ChangedBack(st.Step, now, l.Settings.TransitionWait); back {
+			r.CountBack(st.Step)
+		}
 		r.Sent(st.Step, now, keepSends)
 		r.Step.Token = ""
 		if st.Step.Kind == remedy.CollectEvidence {
@@ -185,10 +199,15 @@ func (l *Loop) end(ctx context.Context, h *held, out *ledger.Outcome, adopted bo
 	st := *h.row.Step
 	out.Adopted = adopted
 	now := l.Now()
-	if slow := now.Add(l.Settings.SlowPace); out.State != remedy.Done && out.NotBefore.Before(slow) {
+	braked := out.Code == codeBreaker || out.Code == ledger.CodeChangedBack // which hold the step back themselves
+	if slow := now.Add(l.Settings.SlowPace); out.State != remedy.Done && out.NotBefore.Before(slow) && !braked {
 		out.NotBefore = slow
 	}
-	if !h.object.IsVM() {
+	if h.object.Kind == cvm.SharedOperation {
+		if err := l.wakeOfOperation(ctx, h); err != nil {
+			return err
+		}
+	} else if !h.object.IsVM() {
 		if err := l.wakeVMs(ctx, h); err != nil {
 			return err
 		}

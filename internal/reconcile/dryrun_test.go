@@ -68,6 +68,7 @@ func TestADryRunWaits(t *testing.T) {
 	}{
 		"for an open step": {
 			func(w *world) {
+				w.clock.Advance(DefaultSettings().TransitionWait) // what was set lately isn't set again at once
 				w.change("vm1", func(v *cvm.VM) { v.Tags = nil })
 				w.send(t, w.event("vm1", "changed"))
 				w.until(t, w.loop(t, policy.ModeEnforce), 20*time.Millisecond)

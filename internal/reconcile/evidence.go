@@ -39,12 +39,12 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 		att, wanted = nil, now
 		renewed := h.row.UniqueID != ""
 		if renewed {
-			v.hold = nil // nothing was tried on this VM yet
+			v.hold, v.renewed = nil, true // nothing was tried on this VM yet
 		}
 		v.change = func(r *ledger.Row) {
 			r.UniqueID, r.Attestation = vm.UniqueID, nil
 			if renewed {
-				r.Hold, r.Sends = nil, nil
+				r.Hold, r.Sends, r.Set, r.Stopped = nil, nil, nil, nil
 			}
 			if wanted.After(r.EvidenceWanted) {
 				r.EvidenceWanted = wanted
@@ -71,6 +71,7 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 		case e.Bundle == "" && !pushCounts(a, att):
 			h.log.Warn("a push that proves nothing was passed over", slog.String("evidence", a.Evidence.Reason), slog.String("maa", a.MAA.Reason), slog.String("bundle", a.Bundle))
 		default:
+			a.Follow(att)
 			att = a
 		}
 	}
@@ -83,6 +84,7 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 			if a.NonceIssued.IsZero() {
 				a.NonceIssued = att.NonceIssued // that of the nonce which it answers, though it isn't over it
 			}
+			a.Follow(att)
 			att = a
 		}
 	}
@@ -97,9 +99,24 @@ func (l *Loop) observeGuest(ctx context.Context, h *held, doc *policy.Document, 
 	} else {
 		p.Attestation = cvm.Known(*att)
 	}
+	p.Claims = claimsOf(att)
 	p.EvidenceDue = doc.AttestationAsked() &&
-		(att == nil || att.NonceIssued.Before(wanted) || now.Sub(att.NonceIssued) >= doc.AttestationMaxAge())
+		(att == nil || att.NonceIssued.Before(wanted) || now.Sub(att.NonceIssued) >= doc.AttestationMaxAge() ||
+			// A first boot that wasn't done leaves evidence due, at the slow pace.
+			now.Sub(att.NonceIssued) >= l.Settings.SlowPace && policy.Provisioning(*p))
 	return nil
+}
+
+// claimsOf is what the guest said in the bundle that was judged last, where that
+// vouches for it.
+func claimsOf(att *cvm.Attestation) cvm.Fact[cvm.GuestClaims] {
+	switch {
+	case att == nil:
+		return cvm.NotRead[cvm.GuestClaims]("evidence-not-collected", "", "no evidence has come from this VM yet")
+	case att.Claims == nil:
+		return cvm.NotRead[cvm.GuestClaims]("evidence-not-collected", "", "the guest's evidence holds no word of it that counts")
+	}
+	return cvm.Known(*att.Claims)
 }
 
 // pushCounts says whether a pushed bundle says anything about the VM (one that came
@@ -166,6 +183,13 @@ func (l *Loop) judgeEvidence(ctx context.Context, vm cvm.VM, e ledger.PendingEvi
 	}
 	a := res.Attestation
 	a.Bundle = sha
+	if res.Claims != nil {
+		if claims, err := cvm.ReadGuestClaims(res.Claims); err == nil {
+			a.Claims = &claims
+		} else {
+			l.log().Warn("the guest's claims are passed over", slog.String(logObject, string(vm.ID)), slog.String(logError, err.Error()))
+		}
+	}
 	if a.NonceIssued.IsZero() && e.Nonce != "" {
 		// A bundle over a nonce that isn't ours answers the one we asked with: it
 		// was judged, and isn't asked for again before its time.

@@ -150,6 +150,7 @@ func (l *Loop) chains() ledger.Chains { return ledger.Chains{Blobs: l.Blobs} }
 // adopt brings a row up to a record that it doesn't know.
 func adopt(r *ledger.Row, rec ledger.Record, hash string) {
 	r.HeadSeq, r.HeadHash = rec.Seq, hash
+	r.TakeOperation(rec)
 	switch rec.Type {
 	case ledger.TypeState, ledger.TypeIntent:
 		if state, err := rec.StateHash(); err == nil { // else it counts as changed
@@ -170,6 +171,7 @@ func adoptState(r *ledger.Row, rec ledger.Record) {
 			plan = *rec.Plan
 		}
 		r.SetJudgement(*rec.Verdict, plan, rec.At)
+		r.TakeShadow(rec)
 	}
 	if rec.Attestation != nil && (r.Attestation == nil || rec.Attestation.NonceIssued.After(r.Attestation.NonceIssued)) {
 		setAttestation(r, rec.Attestation)
@@ -190,18 +192,15 @@ func closeStep(r *ledger.Row, out *ledger.Outcome, at time.Time) {
 	if st == nil || out == nil {
 		return
 	}
-	key := ledger.SendKey(st.Step)
+	r.Ended(st.Step, *out, at, false)
 	if out.State == remedy.Done {
-		delete(r.Hold, key)
+		delete(r.Hold, ledger.SendKey(st.Step))
 		if out.Bundle != "" {
 			r.AddPending(ledger.PendingEvidence{Nonce: st.NonceHash, Bundle: out.Bundle})
 		}
 		return
 	}
-	if r.Hold == nil {
-		r.Hold = map[string]time.Time{}
-	}
-	r.Hold[key] = out.NotBefore
+	r.HoldUntil(st.Step, out.NotBefore)
 }
 
 // mergeCause keeps why the object is looked at, until a record says it, and moves
@@ -215,6 +214,7 @@ func mergeCause(r *ledger.Row, c ledger.Cause, now time.Time) {
 		c.At = now
 	}
 	r.MergeCause(c)
+	r.TakeWord(wordAt(c, now))
 	if c.Nonce != "" {
 		r.AddPending(ledger.PendingEvidence{Nonce: c.Nonce})
 	}

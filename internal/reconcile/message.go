@@ -136,7 +136,8 @@ func VMObject(id string) (Object, error) {
 }
 
 // SharedObject is the loop's object for a disk encryption set's or vault's ARM
-// id, a key's URL (its version is dropped) or <subscription>/regions/<region>.
+// id, a key's URL (its version is dropped), <subscription>/regions/<region> or
+// <subscription>/operations/<hash>.
 func SharedObject(id string) (Object, error) {
 	o := Object{ID: id, Table: ledger.TableShared}
 	low := strings.ToLower(id)
@@ -159,10 +160,16 @@ func SharedObject(id string) (Object, error) {
 			return Object{}, err
 		}
 		o.Kind, o.PK = cvm.SharedVault, strings.ToLower(v.Subscription())
+	case strings.Contains(low, "/operations/"):
+		sub, hash, err := ledger.ParseOperationID(id)
+		if err != nil {
+			return Object{}, err
+		}
+		o.Kind, o.PK, o.ID = cvm.SharedOperation, sub, ledger.OperationID(sub, hash)
 	default:
 		r, err := cvm.ParseRegionID(id)
 		if err != nil {
-			return Object{}, fault.New(fault.Invalid, "reading a shared object's id", id, "it is neither a disk encryption set, a vault, a key's URL nor <subscription>/regions/<region>")
+			return Object{}, fault.New(fault.Invalid, "reading a shared object's id", id, "it is neither a disk encryption set, a vault, a key's URL, <subscription>/regions/<region> nor <subscription>/operations/<hash>")
 		}
 		o.Kind, o.ID, o.PK = cvm.SharedRegion, string(r), r.Subscription()
 	}

@@ -17,6 +17,12 @@ type Observer struct {
 	Azure Azure
 	// Fresh asks for reads that no cache answers.
 	Fresh bool
+	// Whole asks for all that can be had: what hangs on the disk encryption set,
+	// however much that is, and who has which rights on the key. A captured estate is
+	// read so; live it would cost a call for each.
+	Whole bool
+	// Orchestrator is the object id of the platform's orchestrator, for Whole.
+	Orchestrator string
 	// OnDES and OnKey are told what a VM hangs on before it is read, so that a
 	// shared object's outcome finds the VM (nil: nobody wants to know).
 	OnDES func(cvm.DESID) error
@@ -98,12 +104,16 @@ func (o Observer) keyPath(ctx context.Context, p *cvm.Posture, id cvm.DESID) (er
 		return err
 	}
 	des := p.DES.Value
-	if des.AutoRotation && strings.EqualFold(des.Type, cvm.DESTypeConfidential) {
-		if p.DESDisks, err = o.disksOf(ctx, id); err != nil {
+	if asked := des.AutoRotation && strings.EqualFold(des.Type, cvm.DESTypeConfidential); asked || o.Whole {
+		if p.DESDisks, err = o.disksOf(ctx, id, asked); err != nil {
 			return err
 		}
 	}
-	p.Key, p.Vault, err = o.keyAndVault(ctx, des)
+	if p.Key, p.Vault, err = o.keyAndVault(ctx, des); err != nil || !o.Whole || !p.Key.Known || !p.Vault.Known || des.PrincipalID == "" {
+		return err
+	}
+	q := cvm.RightsQuery{Vault: p.Vault.Value, Key: p.Key.Value.ID.Versionless(), DESPrincipal: des.PrincipalID, Orchestrator: o.Orchestrator}
+	p.Rights, err = fact(o.Azure.Rights(ctx, q, o.Fresh))("rights-unreadable")
 	return err
 }
 
@@ -126,13 +136,14 @@ func (o Observer) keyAndVault(ctx context.Context, des cvm.DES) (key cvm.Fact[cv
 // their version; beyond it the fact stays unknown, which repairs nothing.
 const maxDisksRead = 50
 
-// disksOf reads the disks that hang on a disk encryption set.
-func (o Observer) disksOf(ctx context.Context, id cvm.DESID) (cvm.Fact[[]cvm.Disk], error) {
+// disksOf reads the disks that hang on a disk encryption set. Where the reader has
+// only seen a part of them, that part is read if it is asked for.
+func (o Observer) disksOf(ctx context.Context, id cvm.DESID, part bool) (cvm.Fact[[]cvm.Disk], error) {
 	ids, err := fact(o.Azure.DESDisks(ctx, id))("associated-unreadable")
-	if err != nil || !ids.Known {
+	if err != nil || !ids.Known && (!part || len(ids.Value) == 0) {
 		return cvm.Fact[[]cvm.Disk]{Why: ids.Why, Absent: ids.Absent}, err
 	}
-	if len(ids.Value) > maxDisksRead {
+	if len(ids.Value) > maxDisksRead && !o.Whole {
 		return cvm.NotRead[[]cvm.Disk]("associated-unreadable", "", fmt.Sprintf("%d disks hang on it, more than are read in one turn", len(ids.Value))), nil
 	}
 	disks := make([]cvm.Disk, 0, len(ids.Value))
@@ -148,6 +159,9 @@ func (o Observer) disksOf(ctx context.Context, id cvm.DESID) (cvm.Fact[[]cvm.Dis
 			return cvm.Fact[[]cvm.Disk]{Why: f.Why}, nil
 		}
 		disks = append(disks, f.Value)
+	}
+	if !ids.Known { // a part of them
+		return cvm.Fact[[]cvm.Disk]{Value: disks, Why: ids.Why}, nil
 	}
 	return cvm.Known(disks), nil
 }
@@ -185,6 +199,10 @@ func fact[T any](v T, err error) func(code string) (cvm.Fact[T], error) {
 			return cvm.Known(v), nil
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 			return cvm.Fact[T]{}, readError{err}
+		}
+		var unread *cvm.UnreadError
+		if errors.As(err, &unread) {
+			return cvm.Fact[T]{Value: v, Why: unread.Why}, nil
 		}
 		switch fault.KindOf(err) {
 		case fault.NotFound:

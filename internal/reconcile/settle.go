@@ -9,6 +9,7 @@ import (
 
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
+	"cvmguard/internal/policy"
 	"cvmguard/internal/remedy"
 )
 
@@ -16,6 +17,10 @@ import (
 // step ended at once, so that there is more to see.
 func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended bool, err error) {
 	now := l.Now()
+	step, apply, err := l.choose(ctx, h, m, v, now)
+	if err != nil {
+		return false, err
+	}
 	rec := l.stateRecord(h, m, v)
 	state, err := rec.StateHash()
 	if err != nil {
@@ -35,9 +40,6 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 			}
 		}
 	}
-	step, apply := v.plan.NextExcept(func(s remedy.Step) bool {
-		return v.hold[ledger.SendKey(s)].After(now) || h.done[ledger.SendKey(s)]
-	})
 	var open *ledger.OpenStep
 	if apply {
 		rec.Type = ledger.TypeIntent
@@ -60,6 +62,8 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 	if v.verdict.Value != h.row.Verdict {
 		h.log.Info("verdict", slog.String("verdict", string(v.verdict.Value)), slog.String("was", string(h.row.Verdict)))
 	}
+	braked := v.brakeName()
+	newly := braked != h.row.Braked
 	err = h.save(ctx, func(r *ledger.Row) {
 		if hash != "" {
 			r.HeadSeq, r.HeadHash, r.StateHash = rec.Seq, hash, state
@@ -82,11 +86,18 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 			r.ID = string(v.vm.ID)
 		}
 		v.change(r)
+		if !m.DryRun {
+			r.Braked = braked
+		}
+		r.TakeShadow(rec)
 		if v.att != nil {
 			setAttestation(r, v.att)
 		}
 		r.Step = open
 	})
+	if err == nil && newly && !m.DryRun {
+		err = l.letGo(ctx, h)
+	}
 	if err != nil || !apply {
 		return false, err
 	}
@@ -99,7 +110,7 @@ func (l *Loop) stateRecord(h *held, m Message, v *view) ledger.Record {
 		panic(fmt.Sprintf("encoding a posture of plain fields: %v", err)) // cannot happen
 	}
 	return ledger.Record{Type: ledger.TypeState, Chain: h.object.Chain(), Seq: h.row.HeadSeq + 1, Posture: posture, Verdict: &v.verdict, Plan: &v.plan,
-		Attestation: v.att, Causes: recordCauses(h.row, m), Policy: l.Policy.Hash, Mode: v.plan.Mode, Development: l.Development}
+		Attestation: v.att, Shadow: v.shadow, Operation: v.operation, Causes: recordCauses(h.row, m), Policy: l.Policy.Hash, Mode: v.plan.Mode, Development: l.Development}
 }
 
 // servesAgain says whether an intent that a cut turn recorded, and never sent, is
@@ -130,9 +141,15 @@ func (l *Loop) keepPolicy(ctx context.Context) error {
 	if l.policyKept.Load() {
 		return nil
 	}
-	err := l.Blobs.Create(ctx, ledger.ContainerPolicy, l.Policy.Hash+".yaml", l.Policy.Source)
-	if err != nil && !fault.Is(err, fault.Conflict) {
-		return fmt.Errorf("keeping the policy in force: %w", err)
+	docs := []*policy.Document{l.Policy}
+	if l.Shadow != nil {
+		docs = append(docs, l.Shadow)
+	}
+	for _, d := range docs {
+		err := l.Blobs.Create(ctx, ledger.ContainerPolicy, d.Hash+".yaml", d.Source)
+		if err != nil && !fault.Is(err, fault.Conflict) {
+			return fmt.Errorf("keeping the policy in force: %w", err)
+		}
 	}
 	l.policyKept.Store(true)
 	return nil

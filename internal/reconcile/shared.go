@@ -37,6 +37,7 @@ func (l *Loop) viewShared(ctx context.Context, h *held, m Message, doc *policy.D
 	if err != nil {
 		return nil, err
 	}
+	s.Contested = h.row.Contested()
 	now := l.Now()
 	if s.Gone && h.object.Kind != cvm.SharedRegion {
 		if again, err := l.lookForGone(ctx, h, m, now); again || err != nil {
@@ -66,7 +67,7 @@ func (l *Loop) observeDES(ctx context.Context, o Observer, s *cvm.SharedPosture,
 	des := s.DES.Value
 	s.Region = des.Location
 	if des.AutoRotation {
-		if s.DESDisks, err = o.disksOf(ctx, id); err != nil {
+		if s.DESDisks, err = o.disksOf(ctx, id, true); err != nil {
 			return err
 		}
 	}

@@ -96,6 +96,9 @@ func TestAStepThatFails(t *testing.T) {
 func TestTheLoopGuard(t *testing.T) {
 	w, l := compliant(t, "vm1")
 	o := mustVM(t, "vm1")
+	doc := *l.Policy
+	doc.Brakes.MaxChangedBack = 1000 // another brake's business
+	l.Policy = &doc
 	most := l.Policy.Brakes.MaxSendsPerStepPerDay
 	first := w.row(t, o).Sends[ledger.SendKey(remedy.Step{Kind: remedy.Tag, Target: o.ID})][0]
 	for range most + 5 {

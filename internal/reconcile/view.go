@@ -28,6 +28,12 @@ type view struct {
 	region  string
 	hold    map[string]time.Time // by SendKey: until when a step that failed is held back
 	change  func(*ledger.Row)    // what else the row must show
+	askLog  time.Time            // when the Activity Log is worth a read
+	// operation is how far an operation has come, nil for any other object.
+	operation *ledger.OperationState
+	renewed   bool             // another VM of the same name than the one that was judged before
+	braked    map[string]brake // by SendKey: what is held back, filled in by choose
+	shadow    *policy.Verdict  // of the shadow policy, nil where none is set
 }
 
 // view observes, judges and plans. It answers nil when there is nothing to judge
@@ -41,9 +47,12 @@ func (l *Loop) view(ctx context.Context, h *held, m Message) (*view, error) {
 	fresh := h.fresh || m.Cause.Kind != causeEvent && m.Cause.Kind != causeSweep
 	var v *view
 	var err error
-	if h.object.IsVM() {
+	switch {
+	case h.object.IsVM():
 		v, err = l.viewVM(ctx, h, m, doc, fresh)
-	} else {
+	case h.object.Kind == cvm.SharedOperation:
+		v, err = l.viewOperation(ctx, h, m, doc)
+	default:
 		v, err = l.viewShared(ctx, h, m, doc)
 	}
 	var read readError
@@ -54,6 +63,7 @@ func (l *Loop) view(ctx context.Context, h *held, m Message) (*view, error) {
 		return nil, l.later(ctx, h, m, max(fault.RetryAfter(err), l.Settings.TransitionWait),
 			func(r *ledger.Row) { r.LastError = clip(err.Error()) })
 	}
+	l.judgeShadow(v)
 	return v, err
 }
 
@@ -98,12 +108,18 @@ func (l *Loop) viewVM(ctx context.Context, h *held, m Message, doc *policy.Docum
 		}
 	}
 	p.GuestAsked, p.AllowDevelopment = true, l.Development
+	if !p.VM.Known || h.row.UniqueID == p.VM.Value.UniqueID {
+		p.Contested = h.row.Contested()
+	}
 	p.TakenDown = h.row.SentWithin(remedy.Step{Kind: remedy.Deallocate, Target: string(p.ID)}, now, keepSends) > 0
 	v := &view{busy: inTransition(p), hold: h.row.Hold, change: func(*ledger.Row) {}}
 	if p.VM.Known {
 		v.vm = &p.VM.Value
 		v.region = v.vm.Location
 		if err := l.observeGuest(ctx, h, doc, &p, v, now); err != nil {
+			return nil, err
+		}
+		if err := l.observeTag(ctx, h, doc, &p, v, now); err != nil {
 			return nil, err
 		}
 	}
@@ -220,6 +236,10 @@ func (l *Loop) nextLook(h *held, v *view, now time.Time) time.Time {
 			sooner(v.att.JudgedAt.Add(l.Settings.SlowPace))
 		}
 	}
+	exemptionLooks(v, sooner)
+	for _, b := range v.braked {
+		sooner(b.until)
+	}
 	for _, s := range v.plan.Steps {
 		if s.State != remedy.Planned || v.plan.Mode != policy.ModeEnforce {
 			continue
@@ -227,7 +247,7 @@ func (l *Loop) nextLook(h *held, v *view, now time.Time) time.Time {
 		if until := v.hold[ledger.SendKey(s)]; until.After(now) {
 			sooner(until)
 		}
-		if h.done[ledger.SendKey(s)] {
+		if h.done[ledger.SendKey(s)] || l.setLately(h, s, now) {
 			sooner(now.Add(l.Settings.TransitionWait)) // it was done just now, and what is read doesn't show it yet
 		}
 	}

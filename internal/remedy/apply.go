@@ -48,32 +48,37 @@ var _ Applier = (*AzureApplier)(nil)
 type act struct {
 	look  func(context.Context, Step, Secrets) (Progress, error)
 	start func(context.Context, Step, Secrets) (Progress, error)
+	// poll, where it isn't nil, is for tokens of the kind's own.
+	poll func(ctx context.Context, s Step, token string) (Progress, error)
 }
 
 func (a *AzureApplier) act(s Step) (act, error) {
+	if t, ok := a.operationAct(s); ok {
+		return t, nil
+	}
 	switch s.Kind {
 	case CollectEvidence:
-		return act{a.lookRunCommand, a.startRunCommand}, nil
+		return act{look: a.lookRunCommand, start: a.startRunCommand}, nil
 	case InstallAttest, EncryptTempDisk:
-		return act{a.lookExtension, a.startExtension}, nil
+		return act{look: a.lookExtension, start: a.startExtension}, nil
 	case Tag, Quarantine, MarkDeallocation, MarkDown, ClearMark:
-		return act{a.lookTags, a.startTags}, nil
+		return act{look: a.lookTags, start: a.startTags}, nil
 	case Deallocate:
-		return act{a.lookDeallocate, a.startDeallocate}, nil
+		return act{look: a.lookDeallocate, start: a.startDeallocate}, nil
 	case Start:
-		return act{a.lookStart, a.startStart}, nil
+		return act{look: a.lookStart, start: a.startStart}, nil
 	case EncryptDataDisk:
-		return act{a.lookDataDisk, a.startDataDisk}, nil
+		return act{look: a.lookDataDisk, start: a.startDataDisk}, nil
 	case DisableAutoRotation:
-		return act{a.lookAutoRotation, a.startAutoRotation}, nil
+		return act{look: a.lookAutoRotation, start: a.startAutoRotation}, nil
 	case ReplacePolicy:
-		return act{a.lookReleasePolicy, a.startReleasePolicy}, nil
+		return act{look: a.lookReleasePolicy, start: a.startReleasePolicy}, nil
 	case EnsureKey:
-		return act{a.lookKey, a.startKey}, nil
+		return act{look: a.lookKey, start: a.startKey}, nil
 	case EnsureDES:
-		return act{a.lookDES, a.startDES}, nil
+		return act{look: a.lookDES, start: a.startDES}, nil
 	case GrantDES, GrantOrchestrator:
-		return act{a.lookGrant, a.startGrant}, nil
+		return act{look: a.lookGrant, start: a.startGrant}, nil
 	}
 	return act{}, fault.New(fault.Bug, "applying "+string(s.Kind), s.Target, "nobody but a person carries out this kind of step")
 }
@@ -129,6 +134,9 @@ func (a *AzureApplier) Poll(ctx context.Context, s Step, token string, sec Secre
 		return a.Look(ctx, s, sec)
 	case tokenVerify:
 		return a.verify(ctx, t, s, sec)
+	}
+	if t.poll != nil {
+		return t.poll(ctx, s, token)
 	}
 	p, err := a.Azure.PollOperation(ctx, token)
 	if err != nil {

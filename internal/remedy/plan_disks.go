@@ -37,6 +37,7 @@ var harmless = []string{
 	"data-disk-platform-key", "attestation-extension-absent", "attestation-extension-failed",
 	"attestation-extension-not-ready", "evidence-not-collected", "evidence-stale",
 	"temp-disk-not-confidential", "encryption-at-host-off", "disk-exportable",
+	"image-out-of-support", "fde-key-in-clear", "fde-slot-left",
 }
 
 // dataDisks plans the data disks' encryption. wanted is false for a VM that policy
@@ -110,6 +111,7 @@ func (pl *vmPlanner) diskSteps() []Step {
 				"The set is for server-side encryption, and its identity may use its key."},
 			Undo:     "None: a disk under a customer key can't go back to a platform key; it can be moved to another disk encryption set.",
 			Args:     map[string]string{argVM: string(pl.p.ID), argDES: string(region.DataDES)},
+			Before:   map[string]string{beforeEncrypted: dd.Disk.Value.EncryptionType},
 			Commands: azDiskDES(dd.Ref.ID, region.DataDES),
 		})
 	}

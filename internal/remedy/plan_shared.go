@@ -3,6 +3,7 @@ package remedy
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/policy"
@@ -44,7 +45,7 @@ func (pl *sharedPlanner) autoRotation() {
 	s := Step{Kind: DisableAutoRotation, Target: pl.s.ID, Disturbs: DisturbsNone,
 		Does:  "Switches off the set's automatic key rotation, which confidential VMs don't support.",
 		Needs: []string{"No rotation is under way.", "All disks on the set are of version V1."},
-		Undo:  azAutoRotation(cvm.DESID(pl.s.ID), true), Commands: []string{azAutoRotation(cvm.DESID(pl.s.ID), false)}}
+		Undo:  azAutoRotation(cvm.DESID(pl.s.ID), true), Before: map[string]string{beforeRotation: "true"}, Commands: []string{azAutoRotation(cvm.DESID(pl.s.ID), false)}}
 	var out doubts
 	out.when(!pl.s.DES.Known, "the set wasn't read")
 	if pl.s.DES.Known {
@@ -102,9 +103,11 @@ func (pl *sharedPlanner) grantStep(kind Kind, des cvm.DESID, vault string, key c
 		Undo:     "Remove the assignment, or the permissions, that it adds at the key.",
 		Commands: azGrantDES(des, k),
 		Args:     map[string]string{argDES: string(des), argKey: string(key.Versionless()), argVault: vault},
+		Before:   map[string]string{beforeGranted: strings.Join(pl.s.Rights.Value.DESIdentity, ",")},
 	}
 	if kind == GrantOrchestrator {
 		s.Target = string(key.Versionless())
+		s.Before[beforeGranted] = strings.Join(pl.s.Rights.Value.Orchestrator, ",")
 		s.Does = "Lets the Confidential VM Orchestrator release the key into attested VMs."
 		s.Needs = []string{"Policy names the orchestrator's object id in this tenant.", "cvmguard may grant rights on the key."}
 		s.Commands = azGrantRelease(k)
@@ -128,7 +131,7 @@ func (pl *sharedPlanner) releasePolicy() {
 		Does:  "Replaces the key version's release policy by the region's default: compliant confidential VMs alone, by the region's shared attestation provider.",
 		Needs: []string{"The policy is mutable.", "The key is used in the vault's region only."},
 		Undo:  "Put the former policy back: its text is in this record's posture, under key.releasePolicy.decoded.",
-		Args:  map[string]string{argRegion: region}}
+		Args:  map[string]string{argRegion: region}, Before: map[string]string{beforePolicy: key.Policy.Decoded}}
 	var out doubts
 	out.when(key.Policy.Immutable, "the release policy is immutable")
 	out.when(len(pl.failing("key-policy-guest-dialect")) > 0, "the policy is in the guest's own dialect, so the key may be meant for something else")

@@ -26,6 +26,17 @@ func ForVM(p cvm.Posture, v policy.Verdict, d *policy.Document) Plan {
 	if p.Gone || v.Value == policy.Gone {
 		return pl.plan()
 	}
+	if set, _, instance := p.ID.Instance(); instance {
+		// Nothing is written to an instance: the set's model would undo it.
+		if p.VM.Known {
+			pl.vm = p.VM.Value
+		}
+		if v.Value != policy.NotACVM {
+			pl.scaleSetModel(set)
+			pl.advice()
+		}
+		return pl.plan()
+	}
 	if p.VM.Known {
 		pl.vm = p.VM.Value
 		wanted := v.Value != policy.NotACVM
@@ -45,6 +56,30 @@ func ForVM(p cvm.Posture, v policy.Verdict, d *policy.Document) Plan {
 		pl.advice()
 	}
 	return pl.plan()
+}
+
+// scaleSetModel advises on all that is an instance's own: the model of its scale
+// set decides it (row 20 of the truth table).
+func (pl *vmPlanner) scaleSetModel(set string) {
+	found := pl.findings(func(f policy.Finding) bool {
+		return wantsAdvice(f) && (f.Object == "" || same(f.Object, pl.p.ID) || f.Class == policy.NeedsRecreate) && f.Action == ""
+	})
+	if len(found) == 0 {
+		return
+	}
+	class, disturbs := policy.NeedsPerson, DisturbsNone
+	for _, i := range found {
+		if pl.v.Findings[i].Class == policy.NeedsRecreate {
+			class, disturbs = policy.NeedsRecreate, DisturbsRecreate
+		}
+	}
+	pl.advise(Step{Kind: Recreate, Class: class, Target: set, Disturbs: disturbs,
+		Does: "Changes the model of the scale set " + set + ", or makes a new set where the model can't change in what was found, and brings its instances up to it.",
+		Needs: []string{"A person has chosen the time: an instance that is brought up to the model restarts or is made anew.",
+			"What is decided at creation (security type, confidential OS disk encryption, its disk encryption set) needs a new set."},
+		Undo:     "Put the old model back, or scale the old set up again.",
+		Commands: []string{az("vmss", "show", "--ids", set, "--query", "virtualMachineProfile"), az("vmss", "list-instances", "--subscription", pl.p.ID.Subscription(), "--resource-group", pl.p.ID.ResourceGroup(), "--name", set[strings.LastIndexByte(set, '/')+1:], "--output", "table")},
+	}, found, "it is an instance of a uniform scale set, which is changed through the set's model alone")
 }
 
 // WantsRights says whether who may do what with the VM's key is worth reading:
@@ -95,13 +130,14 @@ func (pl *vmPlanner) attestExtension() {
 	s := Step{Kind: InstallAttest, Target: string(pl.p.ID), Disturbs: DisturbsNone,
 		Does:  "Installs the extension GuestAttestation, which reports the VM's boot to Defender for Cloud.",
 		Needs: []string{"The VM runs and its agent is ready.", "The VM reaches the service tag AzureAttestation."},
-		Undo:  azUndoExtension(pl.p.ID, attestName),
+		Undo:  azUndoExtension(pl.p.ID, attestName), Before: map[string]string{beforeExtension: ""},
 	}
 	var out doubts
 	out.when(notReachable(pl.vm) != "", "%s", notReachable(pl.vm))
 	spec, _, err := extensionSpec(s, pl.vm)
 	out.when(err != nil, "the VM's operating system wasn't read")
 	if x, ok := findExtension(pl.vm, spec.Publisher, spec.Type); ok {
+		s.Before[beforeExtension] = x.Version + " " + x.ProvisioningState
 		out.when(moving(x.ProvisioningState), "the extension is %s", x.ProvisioningState)
 	}
 	pl.decide(&s, permit{class: policy.InPlace, word: "installGuestAttestation", given: pl.d.Remedy.InstallGuestAttestation}, found, out.list)
@@ -243,12 +279,13 @@ func (pl *vmPlanner) tagDoubts(name string) []string {
 // tagStep is a step that sets one tag.
 func (pl *vmPlanner) tagStep(kind Kind, name, value, does string) Step {
 	undo := azRemoveTag(pl.p.ID, name)
-	if have, there := tagOf(pl.vm.Tags, name); there {
+	have, there := tagOf(pl.vm.Tags, name)
+	if there {
 		undo = azSetTag(pl.p.ID, name, have)
 	}
 	return Step{Kind: kind, Class: policy.InPlace, Target: string(pl.p.ID), Disturbs: DisturbsNone, Does: does,
 		Needs: []string{"The VM's tags are as they were read (If-Match)."},
-		Undo:  undo, Args: map[string]string{argTag: name, argValue: value}}
+		Undo:  undo, Args: map[string]string{argTag: name, argValue: value}, Before: map[string]string{beforeValue: have}}
 }
 
 // addBeside is add for a step that marks a fault and leaves it: the findings are

@@ -36,6 +36,25 @@ const (
 	EnsureKey           Kind = "ensure-key"
 	EnsureDES           Kind = "ensure-disk-encryption-set"
 
+	// The steps of operations, which a person approved. Of a rotation:
+	CheckRotation  Kind = "check-rotation"  // reads once more all that the plan rests on; writes nothing
+	DeallocateWave Kind = "deallocate-wave" // some VMs of a disk encryption set
+	SetDESKey      Kind = "set-des-key"     // PATCH DES, all its VMs deallocated
+	StartWave      Kind = "start-wave"      // some VMs that ran before
+
+	// Of a re-creation, and of the way back from one:
+	CheckRecreation  Kind = "check-recreation"  // reads once more all that the plan rests on; writes nothing
+	KeepParts        Kind = "keep-parts"        // PATCH VM: disks and interfaces outlive it
+	TakeDown         Kind = "take-down"         // deallocate the VM that is replaced
+	DeleteVM         Kind = "delete-vm"         // DELETE VM, parts kept
+	CreateVM         Kind = "create-vm"         // PUT VM
+	RestoreExtension Kind = "restore-extension" // PUT extension on the new VM
+
+	// What undoes a step of cvmguard's own.
+	RestoreTag           Kind = "restore-tag"               // PATCH VM tags
+	RestoreAutoRotation  Kind = "restore-des-auto-rotation" // PATCH DES
+	RestoreReleasePolicy Kind = "restore-release-policy"    // PATCH key version
+
 	Recreate     Kind = "recreate"      // needs-recreate: ready commands
 	RotateKey    Kind = "rotate-key"    // needs-deallocation of all VMs on the DES
 	RepairShared Kind = "repair-shared" // a shared object's own turn does it; Target names it

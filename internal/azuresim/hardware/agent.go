@@ -43,12 +43,15 @@ type Guest struct {
 // Boot restarts the machine.
 func (g *Guest) Boot() { g.Machine.Restart() }
 
+// UpdateKernel is Machine.UpdateKernel.
+func (g *Guest) UpdateKernel(resealed bool) { g.Machine.UpdateKernel(resealed) }
+
 var digestInScript = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 
 // Run carries a script out and gives its exit status and output.
 func (g *Guest) Run(ctx context.Context, env map[string]string, script string) (exit int, stdout, stderr string) {
 	switch {
-	case g.Machine.has(FaultHung):
+	case g.Machine.has(FaultHung), g.Machine.LockedOut():
 		<-ctx.Done()
 		return 137, "", "killed\n"
 	case g.Machine.has(FaultAgentFails):

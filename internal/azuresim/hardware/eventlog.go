@@ -3,6 +3,7 @@ package hardware
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"unicode/utf16"
 )
 
@@ -68,9 +69,11 @@ func (b *boot) record(pcr int, kind uint32, data []byte, digest *[32]byte) {
 	b.log = append(b.log, data...)
 }
 
-// bootOf is how a machine of this kind boots. kernel names the kernel image, so
-// that another one gives another PCR 4.
-func bootOf(kind Kind, secureBootOff bool, kernel string) boot {
+// bootOf is how a machine boots. Its kernel's name stands for the image, so that
+// another one gives another PCR 4; dbx counts the changes of the forbidden
+// signatures, each of which gives another PCR 7.
+func bootOf(cfg Config, dbx int) boot {
+	kind, secureBootOff, kernel := cfg.Kind, cfg.SecureBootOff, cfg.Kernel
 	b := boot{bank: newBank()}
 	b.specID()
 	b.record(0, evCRTMVersion, []byte("cvmguard simulated firmware 1\x00"), nil)
@@ -81,7 +84,11 @@ func bootOf(kind Kind, secureBootOff bool, kernel string) boot {
 	}
 	b.record(7, evVariable, variable("SecureBoot", []byte{on}), nil)
 	for _, name := range []string{"PK", "KEK", "db", "dbx"} {
-		b.record(7, evVariable, variable(name, []byte("simulated "+name)), nil)
+		value := "simulated " + name
+		if name == "dbx" && dbx > 0 {
+			value += fmt.Sprintf(" and %d more", dbx)
+		}
+		b.record(7, evVariable, variable(name, []byte(value)), nil)
 	}
 	b.record(4, evAction, []byte("Calling EFI Application from Boot Option"), nil)
 	b.record(5, evGPT, []byte("simulated GPT of "+string(kind)), nil)
@@ -104,7 +111,7 @@ func bootOf(kind Kind, secureBootOff bool, kernel string) boot {
 	b.record(5, evAction, []byte("Exit Boot Services Invocation"), nil)
 	b.record(5, evAction, []byte("Exit Boot Services Returned with Success"), nil)
 
-	if kind != TrustedLaunch {
+	if kind != TrustedLaunch && !cfg.PlainRoot {
 		// The Ubuntu initrd measures its epoch and, after it has unsealed the disk's
 		// key, extends the same again, so that nothing later can unseal it.
 		epoch := sha256.Sum256(make([]byte, 4))

@@ -40,6 +40,9 @@ const (
 	FaultFirstBoot      Fault = "first-boot"      // cloud-init is still at work: a claim
 	FaultNotEncrypted   Fault = "not-encrypted"   // the root is plain: a claim
 	FaultQuoteSignature Fault = "quote-signature" // a bit of the signature is flipped: quote.signature
+	FaultClearKey       Fault = "clear-key"       // a key to the disk lies in clear in its header: a claim
+	FaultSlotLeft       Fault = "slot-left"       // the first boot's key slot was never removed: a claim
+	FaultUnfenced       Fault = "unfenced"        // PCR 12 is zero: the initial RAM disk that opens a sealed root didn't run
 )
 
 // Config is what a machine is. The zero value of each switch is the good state.
@@ -49,6 +52,7 @@ type Config struct {
 	ResourceID    string // the VM's ARM id, for the metadata service
 	SecureBootOff bool
 	Stateless     bool             // the vTPM's state is not kept (securityEncryptionType NonPersistedTPM)
+	PlainRoot     bool             // the root isn't encrypted in the guest (securityEncryptionType VMGuestStateOnly)
 	Kernel        string           // "" is kernel.efi-6.8.0-1021-azure-fde
 	TCB           TCB              // zero is DefaultTCB; SNP only
 	Clock         func() time.Time // nil is time.Now
@@ -66,6 +70,7 @@ type Machine struct {
 
 	mu        sync.Mutex
 	faults    map[Fault]bool
+	update    update
 	boot      boot
 	booted    time.Time
 	clockBase time.Duration // the TPM clock at the last boot
@@ -164,7 +169,8 @@ func (m *Machine) start() {
 	m.booted = now
 	m.resets++
 	m.userData, m.defined = [64]byte{}, false
-	m.boot = bootOf(m.cfg.Kind, m.cfg.SecureBootOff, m.cfg.Kernel)
+	m.settleUpdate()
+	m.boot = bootOf(m.cfg, m.update.dbx)
 }
 
 // twin is another genuine machine of the same kind: the one whose evidence a

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"cvmguard/internal/guest"
 )
@@ -32,7 +33,7 @@ func (m *Machine) Claims(context.Context) guest.Claims {
 		OSRelease: map[string]string{
 			"ID": "ubuntu", "VERSION_ID": "24.04", "VERSION_CODENAME": "noble", "PRETTY_NAME": "Ubuntu 24.04 LTS (simulated)",
 		},
-		Kernel:          "6.8.0-1021-azure-fde",
+		Kernel:          strings.TrimPrefix(m.cfg.Kernel, "kernel.efi-"),
 		CommandLine:     "snapd_recovery_mode=cloudimg-rootfs console=tty1 console=ttyS0 panic=-1",
 		RootSource:      "/dev/mapper/cloudimg-rootfs-enc",
 		RootFS:          "ext4",
@@ -43,8 +44,8 @@ func (m *Machine) Claims(context.Context) guest.Claims {
 		BootedKernel:    "/EFI/ubuntu/" + m.cfg.Kernel,
 		CloudInit:       "done",
 	}
-	if m.cfg.Kind == TrustedLaunch || m.faults[FaultNotEncrypted] {
-		c.RootSource, c.RootEncrypted = "/dev/sda1", &no
+	if m.cfg.Kind == TrustedLaunch || m.cfg.PlainRoot || m.faults[FaultNotEncrypted] {
+		c.RootSource, c.RootEncrypted, c.SealedKeyAbsent = "/dev/sda1", &no, &yes
 		c.CommandLine = "root=PARTUUID=00000000-0000-4000-8000-000000000001 ro console=tty1 console=ttyS0"
 		return c
 	}
@@ -52,9 +53,14 @@ func (m *Machine) Claims(context.Context) guest.Claims {
 		Device: "/dev/sda1", Label: "cloudimg-rootfs-enc", UUID: "00000000-0000-4000-8000-0000000000fd", Version: 2,
 		HeaderSHA256: m.digest("luks header"), Keyslots: []string{"0"}, KeyslotKDFs: []string{"pbkdf2"}, Cipher: "aes-xts-plain64",
 	}
-	if m.faults[FaultFirstBoot] {
+	if m.faults[FaultFirstBoot] || m.faults[FaultSlotLeft] {
 		luks.Keyslots, luks.KeyslotKDFs = []string{"0", "10"}, []string{"pbkdf2", "pbkdf2"}
+	}
+	if m.faults[FaultFirstBoot] {
 		c.GrowpartKeyFile, c.CloudInit = &yes, "running"
+	}
+	if m.faults[FaultClearKey] {
+		luks.Tokens = []string{"ubuntu-fde-cloudimg-key"}
 	}
 	c.LUKS = []guest.LUKS{luks}
 	c.DMCrypt = []guest.DMCrypt{{
@@ -62,11 +68,9 @@ func (m *Machine) Claims(context.Context) guest.Claims {
 		Devices: []string{"/dev/sda1"}, Mounts: []string{"/"},
 	}}
 	c.SealedKey = &guest.File{
-		Path: "device/fde/cloudimg-rootfs.sealed-key", SHA256: m.digest("sealed key " + m.cfg.Kernel), Size: 1234, Modified: m.booted.UTC(),
+		Path: "/boot/efi/device/fde/cloudimg-rootfs.sealed-key", SHA256: m.digest("sealed key " + m.cfg.Kernel + m.update.sealedTo()), Size: 1234, Modified: m.booted.UTC(),
 	}
-	c.ESPKernels = []guest.File{{
-		Path: "EFI/ubuntu/" + m.cfg.Kernel, SHA256: m.digest(m.cfg.Kernel), Size: 62 << 20, Modified: m.booted.UTC(),
-	}}
+	m.bootFiles(&c)
 	return c
 }
 

@@ -87,6 +87,14 @@ func (m *Machine) endorse(data [64]byte) ([]byte, error) {
 	return c.report(data, m.reportID, policy)
 }
 
+// pcr is a PCR's value. The caller holds mu.
+func (m *Machine) pcr(i int) []byte {
+	if i == fencePCR && m.faults[FaultUnfenced] {
+		return make([]byte, sha256.Size)
+	}
+	return bytes.Clone(m.boot.bank[i][:])
+}
+
 // PCRs gives values of the SHA-256 bank.
 func (m *Machine) PCRs(pcrs []int) (map[int][]byte, error) {
 	m.mu.Lock()
@@ -96,7 +104,7 @@ func (m *Machine) PCRs(pcrs []int) (map[int][]byte, error) {
 		if i < 0 || i >= pcrCount {
 			return nil, fmt.Errorf("reading PCR %d: there are %d", i, pcrCount)
 		}
-		out[i] = bytes.Clone(m.boot.bank[i][:])
+		out[i] = m.pcr(i)
 	}
 	return out, nil
 }
@@ -126,7 +134,7 @@ func (m *Machine) Quote(handle uint32, extraData []byte, pcrs []int) (message, s
 	}
 	for i := range pcrCount { // in the bank's order, whatever order was asked
 		if bitmap[i/8]&(1<<(i%8)) != 0 {
-			digest.Write(m.boot.bank[i][:])
+			digest.Write(m.pcr(i))
 		}
 	}
 	key := m.ak

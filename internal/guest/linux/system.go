@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,18 +16,14 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf16"
 
 	"cvmguard/internal/guest"
 )
 
 const (
-	espKernelsMax = 64        // boot files on the ESP that are listed
-	fileMax       = 512 << 20 // bytes: larger files are named without digest
-	logLines      = 20
-	textMax       = 4096 // bytes of one text claim
-	esp           = "boot/efi"
-	loaderGUID    = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f" // systemd's boot loader variables
+	logLines = 20
+	textMax  = 4096 // bytes of one text claim
+	esp      = "boot/efi"
 )
 
 // System reads a Linux system below Root ("" means "/"). Run runs a program for
@@ -64,13 +57,11 @@ func (s *System) Claims(ctx context.Context) guest.Claims {
 	g.GrowpartKeyFile = g.exists("cc_growpart_keydata")
 	g.SRKTemplate = g.exists(esp+"/device/fde/tpm2-srk.tmpl", esp+"/tpm2-srk.tmpl")
 	g.NullbootAssets = g.exists("var/lib/nullboot/assets")
-	if f, err := g.file(esp + "/device/fde/cloudimg-rootfs.sealed-key"); err == nil {
-		g.SealedKey = &f
-	} else {
-		g.missed("sealed key", err)
-	}
-	g.espKernels()
+	g.sealedKey()
+	g.bootFiles()
+	g.dbx()
 	g.BootedKernel = g.bootedKernel()
+	g.BootNext = g.exists(efivars + "BootNext-" + globalGUID)
 	g.CloudInit = g.cloudInit()
 	g.NullbootLog = g.nullbootLog(ctx)
 	return g.Claims
@@ -81,6 +72,7 @@ type gather struct {
 	*System
 	guest.Claims
 	mounted map[string][]string // device number "8:1" -> mount points
+	hashed  int64               // bytes of boot files that were read
 }
 
 // missed names what could not be read; what isn't there is no fault.
@@ -135,30 +127,6 @@ func (g *gather) exists(names ...string) *bool {
 		found = found || err == nil
 	}
 	return &found
-}
-
-// file gives a file's digest, size and time.
-func (g *gather) file(name string) (guest.File, error) {
-	out := guest.File{Path: "/" + name}
-	f, err := os.Open(g.path(name))
-	if err != nil {
-		return out, err
-	}
-	defer func() { g.missed("/"+name, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
-		return out, err
-	}
-	out.Size, out.Modified = info.Size(), info.ModTime().UTC().Truncate(time.Second)
-	if out.Size > fileMax {
-		return out, nil
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return out, err
-	}
-	out.SHA256 = hex.EncodeToString(h.Sum(nil))
-	return out, nil
 }
 
 func (g *gather) osRelease() map[string]string {
@@ -258,45 +226,6 @@ func (g *gather) mapping(dev string) {
 		m.Devices = append(m.Devices, "/dev/"+s.Name())
 	}
 	g.DMCrypt = append(g.DMCrypt, m)
-}
-
-// espKernels lists the boot files on the ESP.
-func (g *gather) espKernels() {
-	var names []string
-	err := fs.WalkDir(os.DirFS(g.path(esp)), ".", func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if !d.IsDir() && strings.EqualFold(path.Ext(p), ".efi") && len(names) < espKernelsMax {
-			names = append(names, p)
-		}
-		return nil
-	})
-	g.missed("/"+esp, err)
-	for _, name := range names {
-		f, err := g.file(esp + "/" + name)
-		g.missed("/"+esp+"/"+name, err)
-		if err == nil {
-			g.ESPKernels = append(g.ESPKernels, f)
-		}
-	}
-}
-
-// bootedKernel is the image that the EFI stub or boot loader says it loaded.
-func (g *gather) bootedKernel() string {
-	for _, name := range []string{"StubImageIdentifier", "LoaderImageIdentifier"} {
-		data, err := g.read("sys/firmware/efi/efivars/"+name+"-"+loaderGUID, textMax)
-		if err != nil || len(data) < 4 {
-			g.missed(name, err)
-			continue
-		}
-		var units []uint16
-		for at := 4; at+1 < len(data); at += 2 { // after 4 bytes of attributes, UTF-16LE
-			units = append(units, binary.LittleEndian.Uint16(data[at:]))
-		}
-		return strings.TrimRight(string(utf16.Decode(units)), "\x00")
-	}
-	return ""
 }
 
 // cloudInit is done, error, running, disabled or not-run.

@@ -62,7 +62,7 @@ func New(clock *Clock) *Store {
 		ledger.ContainerIncoming, ledger.ContainerTools, ledger.ContainerDeadLetter, ledger.ContainerCheckpoints} {
 		s.blobs[c] = map[string][]byte{}
 	}
-	for _, t := range []string{ledger.TableVMs, ledger.TableShared, ledger.TableNonces, ledger.TableInbox} {
+	for _, t := range []string{ledger.TableVMs, ledger.TableShared, ledger.TableNonces, ledger.TableInbox, ledger.TableBrakes} {
 		s.tables[t] = map[rowKey]ledger.Entity{}
 	}
 	for _, q := range []string{ledger.QueueReconcile, ledger.QueuePoison} {

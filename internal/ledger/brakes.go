@@ -1,0 +1,233 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"cvmguard/internal/fault"
+	"cvmguard/internal/policy"
+)
+
+// Brakes is table brakes: whether the breaker has tripped, which objects were
+// changed within the hour, and which are a policy's canaries.
+//
+//	PK                          RK        holds
+//	breaker                     state     whether it tripped, why, and who reset it last
+//	estate                      vms       how many VMs there are, by the last full sweep
+//	changed-<epoch>-<interval>  chain     an object that was changed in that interval
+//	canary-<policy's hash>      01, 02 …  a canary's place
+//	canary-<policy's hash>      release   that the rest may follow
+//
+// A worker inserts its own change before it is sent and counts then, so that any
+// number of workers together never change more objects than policy allows; it may
+// be fewer when several come to the limit at once. A reset begins a new epoch, in
+// which nothing was changed yet.
+type Brakes struct{ Tables Tables }
+
+const (
+	breakerPartition = "breaker"
+	breakerKey       = "state"
+	estatePartition  = "estate"
+	estateKey        = "vms"
+	changedPrefix    = "changed-"
+
+	// ChangedWindow is how far back changes count for the breaker, and
+	// changedInterval how exactly: a change counts up to one interval longer.
+	ChangedWindow   = time.Hour
+	changedInterval = 5 * time.Minute
+)
+
+// Breaker is the breaker's state. The zero value is one that never tripped.
+type Breaker struct {
+	Epoch   int // how often it was reset
+	Tripped bool
+	At      time.Time // when it tripped
+	Why     string    // one sentence
+	Count   int       // of objects, that which was too many included
+	Policy  string    // hash of the policy by which it tripped
+	ResetAt time.Time // the last reset
+	ResetBy string
+
+	ETag string // "" when the table has no row of it
+}
+
+// Breaker reads the breaker's state. fault.Bug: the row can't be read, and nobody
+// knows whether it has tripped.
+func (b Brakes) Breaker(ctx context.Context) (Breaker, error) {
+	e, err := b.Tables.Get(ctx, TableBrakes, breakerPartition, breakerKey)
+	if fault.Is(err, fault.NotFound) {
+		return Breaker{}, nil
+	}
+	if err != nil {
+		return Breaker{}, fmt.Errorf("reading the breaker: %w", err)
+	}
+	d := columns{op: "reading the breaker", object: breakerPartition, cols: e.Cols, next: "reset it with `cvmguard brakes reset` once the table's row is deleted or put right"}
+	out := Breaker{Epoch: d.number("epoch"), Tripped: d.flag("tripped"), At: d.moment("at"), Why: e.Cols["why"], Count: d.number("count"),
+		Policy: e.Cols["policy"], ResetAt: d.moment("resetAt"), ResetBy: e.Cols["resetBy"], ETag: e.ETag}
+	return out, d.err
+}
+
+func (b Brakes) writeBreaker(ctx context.Context, s Breaker) (Breaker, error) {
+	e := Entity{PK: breakerPartition, RK: breakerKey, ETag: s.ETag, Cols: map[string]string{"epoch": strconv.Itoa(s.Epoch), "tripped": strconv.FormatBool(s.Tripped),
+		"at": TimeText(s.At), "why": s.Why, "count": strconv.Itoa(s.Count), "policy": s.Policy, "resetAt": TimeText(s.ResetAt), "resetBy": s.ResetBy}}
+	var err error
+	if s.ETag == "" {
+		s.ETag, err = b.Tables.Insert(ctx, TableBrakes, e)
+	} else {
+		s.ETag, err = b.Tables.Replace(ctx, TableBrakes, e)
+	}
+	return s, err
+}
+
+// Trip trips the breaker that was read as `was`. Where somebody else tripped or
+// reset it meanwhile, their word stands and is the answer.
+func (b Brakes) Trip(ctx context.Context, was Breaker, now time.Time, why string, count int, policyHash string) (Breaker, error) {
+	s := was
+	s.Tripped, s.At, s.Why, s.Count, s.Policy = true, now, why, count, policyHash
+	s, err := b.writeBreaker(ctx, s)
+	if fault.Is(err, fault.Conflict) {
+		return b.Breaker(ctx)
+	}
+	if err != nil {
+		return Breaker{}, fmt.Errorf("tripping the breaker: %w", err)
+	}
+	return s, nil
+}
+
+// Reset lets the breaker go again and forgets what was counted. was is its state
+// before; of one that hadn't tripped nothing changes.
+func (b Brakes) Reset(ctx context.Context, now time.Time, by string) (was Breaker, err error) {
+	for {
+		was, err := b.Breaker(ctx)
+		if err != nil || !was.Tripped {
+			return was, err
+		}
+		_, err = b.writeBreaker(ctx, Breaker{Epoch: was.Epoch + 1, ResetAt: now, ResetBy: by, ETag: was.ETag})
+		if fault.Is(err, fault.Conflict) {
+			continue
+		}
+		if err != nil {
+			return was, fmt.Errorf("resetting the breaker: %w", err)
+		}
+		return was, nil
+	}
+}
+
+// changedPartition is the partition of an interval. Newer ones come first, so that
+// those since a moment are one range, which is all that filters can say.
+func changedPartition(epoch int, t time.Time) string {
+	return fmt.Sprintf("%s%d-%010d", changedPrefix, epoch, 9_999_999_999-t.Unix()/int64(changedInterval/time.Second))
+}
+
+// Changed notes that an object (its chain and id) is about to be changed.
+func (b Brakes) Changed(ctx context.Context, s Breaker, chain, id string, now time.Time) error {
+	_, err := b.Tables.Insert(ctx, TableBrakes, Entity{PK: changedPartition(s.Epoch, now), RK: chain, Cols: map[string]string{"id": id, "at": TimeText(now)}})
+	if err != nil && !fault.Is(err, fault.Conflict) { // in this interval it is counted already
+		return fmt.Errorf("counting the change of %q: %w", id, err)
+	}
+	return nil
+}
+
+// CountChanged is how many objects were changed in the hour before now.
+func (b Brakes) CountChanged(ctx context.Context, s Breaker, now time.Time) (int, error) {
+	seen := map[string]bool{}
+	f := Filter{Prefix: map[string]string{"PartitionKey": fmt.Sprintf("%s%d-", changedPrefix, s.Epoch)},
+		Below: map[string]string{"PartitionKey": changedPartition(s.Epoch, now.Add(-ChangedWindow-changedInterval))}}
+	err := b.Tables.Query(ctx, TableBrakes, f, func(e Entity) bool {
+		seen[e.RK] = true
+		return true
+	})
+	if err != nil && !fault.Is(err, fault.NotFound) { // no table: nothing was ever changed
+		return 0, fmt.Errorf("counting what was changed within the hour: %w", err)
+	}
+	return len(seen), nil
+}
+
+// SetEstate notes how many VMs there are, as a full sweep found.
+func (b Brakes) SetEstate(ctx context.Context, vms int, now time.Time) error {
+	for {
+		e := Entity{PK: estatePartition, RK: estateKey, Cols: map[string]string{"count": strconv.Itoa(vms), "at": TimeText(now)}}
+		there, err := b.Tables.Get(ctx, TableBrakes, estatePartition, estateKey)
+		switch {
+		case fault.Is(err, fault.NotFound):
+			_, err = b.Tables.Insert(ctx, TableBrakes, e)
+		case err == nil:
+			e.ETag = there.ETag
+			_, err = b.Tables.Replace(ctx, TableBrakes, e)
+		}
+		if err != nil && !fault.Is(err, fault.Conflict) {
+			return fmt.Errorf("noting the size of the estate: %w", err)
+		}
+		if err == nil {
+			return nil
+		}
+	}
+}
+
+// Estate is how many VMs the last full sweep found, and when; zero where none did.
+func (b Brakes) Estate(ctx context.Context) (vms int, at time.Time, err error) {
+	e, err := b.Tables.Get(ctx, TableBrakes, estatePartition, estateKey)
+	if fault.Is(err, fault.NotFound) {
+		return 0, time.Time{}, nil
+	}
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("reading the size of the estate: %w", err)
+	}
+	d := columns{op: "reading the size of the estate", object: estatePartition, cols: e.Cols, next: "delete the row; the next full sweep writes it anew"}
+	vms, at = d.number("count"), d.moment("at")
+	return vms, at, d.err
+}
+
+// CountVMs counts the VMs in table vms that aren't gone, until there are enough.
+func (b Brakes) CountVMs(ctx context.Context, enough int) (int, error) {
+	n := 0
+	err := b.Tables.Query(ctx, TableVMs, Filter{}, func(e Entity) bool {
+		if e.Cols[ColVerdict] != string(policy.Gone) {
+			n++
+		}
+		return n < enough
+	})
+	if err != nil {
+		return 0, fmt.Errorf("counting the VMs: %w", err)
+	}
+	return n, nil
+}
+
+// maxPrunedChanges bounds how many rows one call of Prune deletes.
+const maxPrunedChanges = 20_000
+
+// Prune deletes changes that were noted before a time, which count no more. It
+// answers how many.
+func (b Brakes) Prune(ctx context.Context, before time.Time) (int, error) {
+	f := Filter{Prefix: map[string]string{"PartitionKey": changedPrefix}, Below: map[string]string{"at": TimeText(before)}}
+	var old []Entity
+	err := b.Tables.Query(ctx, TableBrakes, f, func(e Entity) bool {
+		old = append(old, e)
+		return len(old) < maxPrunedChanges
+	})
+	if fault.Is(err, fault.NotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("listing old changes: %w", err)
+	}
+	n := 0
+	for _, e := range old {
+		switch derr := b.Tables.Delete(ctx, TableBrakes, e.PK, e.RK, e.ETag); {
+		case derr == nil:
+			n++
+		case !fault.Is(derr, fault.Conflict): // another sweep was quicker
+			err = errors.Join(err, derr)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return n, fmt.Errorf("deleting old changes: %w", err)
+	}
+	return n, nil
+}

@@ -1,0 +1,401 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/policy"
+	"cvmguard/internal/remedy"
+)
+
+// The brakes, as Row.Braked names them, the strongest first.
+const (
+	BrakeBreaker    = "breaker"    // too many objects were changed: a person resets it
+	BrakeUnreadable = "unreadable" // table brakes can't be made sense of: nothing is sent
+	BrakeCanary     = "canary"     // a new policy's first VMs are looked at first
+	BrakeLimit      = "step-limit" // the object had its share of steps for a day
+	BrakeWindow     = "window"     // what disturbs waits for a maintenance window
+	BrakeContested  = "contested"  // the step was stopped: changed back by others, or undone
+)
+
+// brakeOrder is their order of strength.
+var brakeOrder = []string{BrakeBreaker, BrakeUnreadable, BrakeCanary, BrakeLimit, BrakeWindow, BrakeContested}
+
+// Brakes lists the brakes, the strongest first.
+func Brakes() []string { return slices.Clone(brakeOrder) }
+
+// codeBreaker is the Outcome.Code of a step that the breaker stopped right before
+// its call.
+const codeBreaker = "breaker"
+
+// brake holds back a step. Its why stands in records, so it names no moment and no
+// count that differ from turn to turn.
+type brake struct {
+	name, why string
+	until     time.Time // when it lets go by itself, zero for never
+}
+
+// restrain finds out what the object's own row and the clock hold back, by SendKey.
+// It asks no storage.
+func (l *Loop) restrain(h *held, v *view, now time.Time) map[string]brake {
+	braked := map[string]brake{}
+	if l.Policy.Mode() != policy.ModeEnforce {
+		return braked
+	}
+	b := l.Policy.Brakes
+	stopped := h.row.Stopped
+	if v.renewed {
+		stopped = nil // that was another VM
+	}
+	limit, limited := l.limit(h, v, now)
+	opening := b.NextOpening(now)
+	begun := slices.ContainsFunc(v.plan.Steps, func(s remedy.Step) bool { return s.State == remedy.Done && disturbs(s) })
+	down := v.vm != nil && v.vm.Power == powerDeallocated
+	for _, s := range v.plan.Steps {
+		if s.State != remedy.Planned {
+			continue
+		}
+		key := ledger.SendKey(s)
+		if c, ok := stopped[key]; ok && h.object.Kind != cvm.SharedOperation {
+			braked[key] = brake{name: BrakeContested, why: contestedWhy(c)}
+		} else if limited && changes(s) && !brings(s) {
+			braked[key] = limit
+		} else if disturbs(s) && !opening.Equal(now) && !down && !begun {
+			braked[key] = brake{name: BrakeWindow, why: "it disturbs and waits for a maintenance window (brakes.windows)", until: opening}
+		}
+	}
+	holdChain(v.plan, braked)
+	return braked
+}
+
+// powerDeallocated is the power state of a VM that is down for good, as cvm.VM
+// names it.
+const powerDeallocated = "deallocated"
+
+func contestedWhy(c cvm.Contest) string {
+	if c.Why == ledger.WhyUndone {
+		return "it was undone on a person's word; let it be taken again with cvmguard brakes resume"
+	}
+	return "others changed back what it sets too often (brakes.maxChangedBack); let it be taken again with cvmguard brakes resume"
+}
+
+// limit is the brake of an object that had its share of steps. Operations are
+// whole plans that a person approved.
+func (l *Loop) limit(h *held, v *view, now time.Time) (brake, bool) {
+	most := l.Policy.Brakes.MaxStepsPerVMPerDay
+	if most <= 0 || h.object.Kind == cvm.SharedOperation || v.renewed {
+		return brake{}, false
+	}
+	sent := h.row.StepsWithin(now, guardWindow)
+	if len(sent) < most {
+		return brake{}, false
+	}
+	return brake{name: BrakeLimit, why: fmt.Sprintf("%d steps were sent within 24 h, as many as policy allows (brakes.maxStepsPerVMPerDay)", most),
+		until: sent[len(sent)-most].Add(guardWindow)}, true
+}
+
+// disturbs says whether a step disturbs whoever uses the VM.
+func disturbs(s remedy.Step) bool {
+	switch s.Disturbs {
+	case remedy.DisturbsRestart, remedy.DisturbsDeallocate, remedy.DisturbsRecreate:
+		return true
+	}
+	return false
+}
+
+// changes says whether a step changes anything: the others only look.
+func changes(s remedy.Step) bool {
+	return s.Kind != remedy.CollectEvidence && s.Kind != remedy.CheckRotation
+}
+
+// brings says whether a step brings a VM back that cvmguard took down, which none
+// but the breaker may keep from it.
+func brings(s remedy.Step) bool {
+	return s.Kind == remedy.Start || s.Kind == remedy.StartWave || s.Kind == remedy.ClearMark
+}
+
+// chain are the kinds of a deallocation of one VM, from its first mark to the last.
+var chain = []remedy.Kind{remedy.MarkDeallocation, remedy.Deallocate, remedy.MarkDown, remedy.EncryptDataDisk, remedy.Start, remedy.ClearMark}
+
+// holdChain holds back the whole of a deallocation that isn't begun if a part of it
+// is held back: a VM isn't taken down for nothing.
+func holdChain(p remedy.Plan, braked map[string]brake) {
+	in := func(s remedy.Step) bool { return s.State == remedy.Planned && slices.Contains(chain, s.Kind) }
+	var first *brake
+	begins := false
+	for _, s := range p.Steps {
+		if b, ok := braked[ledger.SendKey(s)]; ok && in(s) && first == nil {
+			first = &b
+		}
+		begins = begins || in(s) && s.Kind == remedy.Deallocate
+	}
+	if first == nil || !begins {
+		return
+	}
+	for _, s := range p.Steps {
+		if _, ok := braked[ledger.SendKey(s)]; !ok && in(s) {
+			braked[ledger.SendKey(s)] = *first
+		}
+	}
+}
+
+// choose is the step to be taken now, if there is one that no brake holds back.
+// What is held back is shown as blocked in the plan, with why.
+func (l *Loop) choose(ctx context.Context, h *held, m Message, v *view, now time.Time) (step remedy.Step, apply bool, err error) {
+	v.braked = l.restrain(h, v, now)
+	next := func() (remedy.Step, bool) {
+		return v.plan.NextExcept(func(s remedy.Step) bool {
+			key := ledger.SendKey(s)
+			_, is := v.braked[key]
+			return is || v.hold[key].After(now) || h.done[key] || l.setLately(h, s, now)
+		})
+	}
+	if m.DryRun || l.Policy.Mode() != policy.ModeEnforce {
+		l.brakedAsBefore(h, v)
+		v.block()
+		return step, false, nil
+	}
+	a := admission{loop: l, h: h, now: now, verdict: v.verdict.Value}
+	for {
+		if step, apply = next(); !apply {
+			break
+		}
+		held, b, err := a.ask(ctx, step)
+		if err != nil {
+			return step, false, err
+		}
+		if held == nil {
+			break
+		}
+		for _, s := range v.plan.Steps {
+			if s.State == remedy.Planned && held(s) {
+				v.braked[ledger.SendKey(s)] = b
+			}
+		}
+		holdChain(v.plan, v.braked)
+	}
+	v.block()
+	return step, apply, nil
+}
+
+// setLately says whether a step was brought about so short a while ago that a read
+// may not show it yet. Then nobody can say whether it was changed back.
+func (l *Loop) setLately(h *held, s remedy.Step, now time.Time) bool {
+	was, ok := h.row.Set[ledger.SendKey(s)]
+	return ok && was.Value == ledger.Fingerprint(s) && now.Sub(was.At) < l.Settings.TransitionWait
+}
+
+// brakedAsBefore shows a dry run what the last true look found braked, so that both
+// see the same. It asks nobody.
+func (l *Loop) brakedAsBefore(h *held, v *view) {
+	if l.Policy.Mode() != policy.ModeEnforce {
+		return
+	}
+	why, covers := "", everyStep
+	switch h.row.Braked {
+	case BrakeBreaker:
+		why = whyBreaker
+	case BrakeUnreadable:
+		why = whyUnreadable
+	case BrakeCanary:
+		why, covers = whyCanary, canaryHolds
+	default:
+		return
+	}
+	for _, s := range v.plan.Steps {
+		if s.State == remedy.Planned && covers(s) {
+			v.braked[ledger.SendKey(s)] = brake{name: h.row.Braked, why: why}
+		}
+	}
+}
+
+// block shows what is braked in the plan.
+func (v *view) block() {
+	for i := range v.plan.Steps {
+		s := &v.plan.Steps[i]
+		if b, ok := v.braked[ledger.SendKey(*s)]; ok && s.State == remedy.Planned {
+			s.State, s.Why = remedy.Blocked, b.why
+		}
+	}
+}
+
+// brakeName is the strongest of the brakes that hold steps of the view, "" for none.
+func (v *view) brakeName() string {
+	for _, name := range brakeOrder {
+		for _, b := range v.braked {
+			if b.name == name {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// The whys of what table brakes says. They stand in records.
+const (
+	whyBreaker    = "the breaker has tripped: nothing is sent until a person resets it (cvmguard brakes reset)"
+	whyUnreadable = "table brakes can't be read, so nobody can say whether the breaker has tripped: nothing is sent"
+	whyCanary     = "the first VMs of this policy are looked at first (brakes.canary)"
+)
+
+func everyStep(remedy.Step) bool { return true }
+
+// canaryHolds says whether the canary concerns a step.
+func canaryHolds(s remedy.Step) bool { return changes(s) && !brings(s) }
+
+// admission asks table brakes before an intent is recorded.
+type admission struct {
+	loop *Loop
+	h    *held
+	now  time.Time
+	// verdict is the object's at present, before the policy changed anything.
+	verdict policy.Value
+
+	read    bool
+	breaker ledger.Breaker
+}
+
+func (l *Loop) brakes() ledger.Brakes { return ledger.Brakes{Tables: l.Tables} }
+
+// ask asks for one step. held is nil where it may be sent; else it says which steps
+// the brake holds back. What passes comes back as an error: the turn fails, and
+// nothing is sent.
+func (a *admission) ask(ctx context.Context, s remedy.Step) (held func(remedy.Step) bool, b brake, err error) {
+	held, b, err = a.askAll(ctx, s)
+	if err == nil || retryable(err) {
+		return held, b, err
+	}
+	a.h.log.Error("table brakes can't be made sense of; nothing is sent", slog.String(logError, err.Error()))
+	return everyStep, brake{name: BrakeUnreadable, why: whyUnreadable, until: a.now.Add(a.loop.Settings.SlowPace)}, nil
+}
+
+func (a *admission) askAll(ctx context.Context, s remedy.Step) (held func(remedy.Step) bool, b brake, err error) {
+	if !a.read {
+		if a.breaker, err = a.loop.brakes().Breaker(ctx); err != nil {
+			return nil, b, err
+		}
+		a.read = true
+	}
+	tripped := brake{name: BrakeBreaker, why: whyBreaker}
+	if a.breaker.Tripped {
+		return everyStep, tripped, nil
+	}
+	if !canaryHolds(s) {
+		return nil, b, nil
+	}
+	if b, held, err := a.canary(ctx); err != nil || held {
+		return canaryHolds, b, err
+	}
+	if a.breaker, err = a.count(ctx); err != nil {
+		return nil, b, err
+	}
+	if a.breaker.Tripped {
+		return everyStep, tripped, nil
+	}
+	return nil, b, nil
+}
+
+// estateAge is how long the size of the estate that a full sweep found is good.
+const estateAge = 48 * time.Hour
+
+// count notes the object's change and trips the breaker if it is one too many.
+func (a *admission) count(ctx context.Context) (ledger.Breaker, error) {
+	limits, books, o := a.loop.Policy.Brakes, a.loop.brakes(), a.h.object
+	if limits.MaxVMsPerHour <= 0 && limits.MaxSharePerHour <= 0 {
+		return a.breaker, nil
+	}
+	if err := books.Changed(ctx, a.breaker, o.Chain(), a.h.row.ID, a.now); err != nil {
+		return a.breaker, err
+	}
+	n, err := books.CountChanged(ctx, a.breaker, a.now)
+	if err != nil {
+		return a.breaker, err
+	}
+	why := ""
+	if limits.MaxVMsPerHour > 0 && n > limits.MaxVMsPerHour {
+		why = fmt.Sprintf("%d objects would have been changed within an hour, the most is %d (brakes.breaker.vmsPerHour)", n, limits.MaxVMsPerHour)
+	} else if total, over, err := a.overShare(ctx, n); err != nil {
+		return a.breaker, err
+	} else if over {
+		why = fmt.Sprintf("%d objects would have been changed within an hour, more than %d%% of %d VMs (brakes.breaker.sharePerHour)", n, limits.MaxSharePerHour, total)
+	}
+	if why == "" {
+		return a.breaker, nil
+	}
+	was := a.breaker
+	now, err := books.Trip(ctx, was, a.now, why, n, a.loop.Policy.Hash)
+	if err != nil {
+		return a.breaker, err
+	}
+	if now.Epoch != was.Epoch && !now.Tripped {
+		a.breaker = now // a person reset it meanwhile: counted anew
+		return a.count(ctx)
+	}
+	a.h.log.Error("the breaker has tripped: nothing more is sent until a person resets it", slog.String("why", now.Why), slog.Int("changed", now.Count))
+	return now, nil
+}
+
+// overShare says whether n objects are a greater part of the VMs than policy lets
+// be changed. The rows are counted only where the last sweep's count doesn't settle
+// it, and no further than that takes.
+func (a *admission) overShare(ctx context.Context, n int) (total int, over bool, err error) {
+	limits := a.loop.Policy.Brakes
+	if limits.MaxSharePerHour <= 0 || n < max(limits.ShareFrom, 1) {
+		return 0, false, nil
+	}
+	within := func(total int) bool { return n*100 <= limits.MaxSharePerHour*total }
+	total, at, err := a.loop.brakes().Estate(ctx)
+	if err != nil || within(total) && a.now.Sub(at) < estateAge {
+		return total, false, err
+	}
+	enough := (n*100 + limits.MaxSharePerHour - 1) / limits.MaxSharePerHour
+	total, err = a.loop.brakes().CountVMs(ctx, enough)
+	return total, err == nil && !within(total), err
+}
+
+// stillSet looks at the breaker right before a call. out is nil where the call may
+// be made, else what the step ends with. What passes comes back as an error.
+func (l *Loop) stillSet(ctx context.Context, s remedy.Step) (out *ledger.Outcome, err error) {
+	state, err := l.brakes().Breaker(ctx)
+	why := whyBreaker
+	switch {
+	case err == nil && !state.Tripped:
+		return nil, nil
+	case err != nil && retryable(err):
+		return nil, err
+	case err != nil:
+		why = whyUnreadable
+	}
+	return outcomeOf(remedy.Blocked, &fault.Error{Kind: fault.Blocked, Op: "sending " + string(s.Kind), Object: s.Target, Code: codeBreaker, Err: errText(why)}), nil
+}
+
+type errText string
+
+func (e errText) Error() string { return string(e) }
+
+// letGo puts an object on the loop again that was just found braked while a person
+// let that brake go: whoever does that wakes the objects whose rows show it, and
+// this one's didn't yet.
+func (l *Loop) letGo(ctx context.Context, h *held) error {
+	switch h.row.Braked {
+	case BrakeBreaker:
+		state, err := l.brakes().Breaker(ctx)
+		if err != nil || state.Tripped {
+			return err
+		}
+	case BrakeCanary:
+		c, err := l.brakes().Canary(ctx, l.Policy.Hash)
+		if err != nil || c.ReleasedAt.IsZero() {
+			return err
+		}
+	default:
+		return nil
+	}
+	return l.enqueue(ctx, h.object.message(ledger.Cause{Kind: causeLookAgain, At: l.Now()}, time.Time{}), 0)
+}

@@ -1,0 +1,147 @@
+package remedy
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+)
+
+// lookDeleteVM: the VM that the plan was made for is gone, or is fit to be
+// deleted. One of the same name with another unique id is not it.
+func (a *AzureApplier) lookDeleteVM(ctx context.Context, s Step, _ Secrets) (Progress, error) {
+	az, err := a.recreator(s)
+	if err != nil {
+		return Progress{}, err
+	}
+	vm, err := az.VM(ctx, vmOf(s))
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return effected(), nil
+	case err != nil:
+		return Progress{}, err
+	case s.Args[argVMUnique] == "":
+		return Progress{}, fault.New(fault.Bug, "deleting VM", s.Target, "the step doesn't say which VM of that name")
+	case !same(vm.UniqueID, s.Args[argVMUnique]):
+		return effected(), nil // it is gone, and another one stands in its place
+	case same(vm.ProvisioningState, "Deleting"), vm.Power != powerDeallocated && moving(vm.ProvisioningState):
+		return inMotion(), nil
+	case vm.Power != powerDeallocated:
+		return refuse(s, "the VM is %q, not deallocated: somebody has started it; stop the operation and plan again", vm.Power), nil
+	}
+	body, err := az.VMBody(ctx, vmOf(s))
+	if err != nil {
+		return Progress{}, err
+	}
+	ok, err := kept(body)
+	switch {
+	case err != nil:
+		return Progress{}, err
+	case !ok:
+		return refuse(s, "a disk or network interface would be deleted with the VM: somebody has set its deleteOption back; stop the operation and plan again"), nil
+	}
+	return notThere(), nil
+}
+
+func (a *AzureApplier) startDeleteVM(ctx context.Context, s Step, _ Secrets) (Progress, error) {
+	az, err := a.recreator(s)
+	if err != nil {
+		return Progress{}, err
+	}
+	return az.BeginVMDelete(ctx, vmOf(s))
+}
+
+// lookCreateVM: a VM that isn't the old one is there and settled.
+func (a *AzureApplier) lookCreateVM(ctx context.Context, s Step, _ Secrets) (Progress, error) {
+	vm, err := a.Azure.VM(ctx, vmOf(s))
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return notThere(), nil
+	case err != nil:
+		return Progress{}, err
+	case same(vm.UniqueID, s.Args[argVMUnique]):
+		if same(vm.ProvisioningState, "Deleting") {
+			return inMotion(), nil
+		}
+		return refuse(s, "the old VM is still there"), nil
+	case moving(vm.ProvisioningState):
+		return inMotion(), nil
+	case same(vm.ProvisioningState, "Succeeded"):
+		return effected(), nil
+	}
+	return refuse(s, "the new VM is %s; look at its activity log, delete it with its disks kept, and resume, or go back", vm.ProvisioningState), nil
+}
+
+func (a *AzureApplier) startCreateVM(ctx context.Context, s Step, _ Secrets) (Progress, error) {
+	az, err := a.recreator(s)
+	if err != nil {
+		return Progress{}, err
+	}
+	return az.BeginVMCreate(ctx, vmOf(s), []byte(s.Args[argBody]))
+}
+
+func (a *AzureApplier) lookRestoreExtension(ctx context.Context, s Step, _ Secrets) (Progress, error) {
+	vm, err := a.Azure.VM(ctx, cvm.VMID(s.Args[argVM]))
+	if err != nil {
+		return Progress{}, err
+	}
+	for _, e := range vm.Extensions {
+		if !same(e.Name, s.Args[argName]) && !(same(e.Type, s.Args[argType]) && same(e.Publisher, s.Args[argPublisher])) {
+			continue
+		}
+		switch {
+		case moving(e.ProvisioningState):
+			return inMotion(), nil
+		case same(e.ProvisioningState, "Succeeded"):
+			return effected(), nil
+		}
+		return refuse(s, "the extension is %s; look at its status on the VM", e.ProvisioningState), nil
+	}
+	if vm.Power != powerRunning || vm.AgentReady == cvm.False {
+		return inMotion(), nil
+	}
+	return notThere(), nil
+}
+
+func (a *AzureApplier) startRestoreExtension(ctx context.Context, s Step, _ Secrets) (Progress, error) {
+	id := cvm.VMID(s.Args[argVM])
+	vm, err := a.Azure.VM(ctx, id)
+	if err != nil {
+		return Progress{}, err
+	}
+	spec, err := carriedSpec(s)
+	if err != nil {
+		return Progress{}, fault.New(fault.Bug, "installing extension", s.Target, "%w", err)
+	}
+	return a.Azure.BeginExtension(ctx, id, vm.Location, s.Args[argName], spec)
+}
+
+// carriedDigest is of what a re-creation rests on in a VM's own body: its size,
+// disks, interfaces, identities, login. Tags and states come and go.
+func carriedDigest(body []byte) (string, error) {
+	var vm object
+	if err := json.Unmarshal(body, &vm); err != nil {
+		return "", fmt.Errorf("the VM's body can't be read: %w", err)
+	}
+	props := inner(vm, "properties")
+	c := carried(vm, &recreationBodies{})
+	delete(c, "tags")
+	text, err := canonical(object{"carried": c, "vmId": props["vmId"], "size": props["hardwareProfile"], "security": props["securityProfile"],
+		"osDisk": at(props, "storageProfile", "osDisk", "managedDisk", "id"), "login": at(props, "osProfile", "linuxConfiguration", "ssh")})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// unchanged says whether a VM is as it was when its digest was made.
+func unchanged(body []byte, digest string) (bool, error) {
+	now, err := carriedDigest(body)
+	return strings.EqualFold(now, digest), err
+}
