@@ -3,7 +3,7 @@
 # stdout for the one JSON document.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench dist func clean tools fuzz
+.PHONY: help run test lint bench dist func clean tools fuzz lowkey
 
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -55,10 +55,13 @@ bench: dist $(NPM) ## the published figures, each beside its floor
 fuzz: ## every fuzz target for FUZZTIME
 	@for p in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
 
+lowkey: ## fetch Lowkey Vault, a Key Vault by others, for the tests of internal/azure (needs Java and Maven)
+	@mvn -q -B -f tools/lowkey/pom.xml dependency:copy-dependencies >&2
+
 func: dist ## run dist/ under the real Functions host (needs func and a storage emulator)
 	@command -v func >/dev/null || { echo "func isn't installed: https://learn.microsoft.com/azure/azure-functions/functions-run-local" >&2; exit 1; }
 	@test -f dist/local.settings.json || cp local.settings.sample.json dist/local.settings.json
 	cd dist && func start
 
 clean: ## remove what was built
-	rm -rf dist .dist bin node_modules
+	rm -rf dist .dist bin node_modules tools/lowkey/target

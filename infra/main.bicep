@@ -61,6 +61,23 @@ param keyVaultIds array = []
 @maxValue(365)
 param softDeleteDays int = 30
 
+@description('Deploy and assign an Azure Policy initiative that reports, or refuses, what the policy would fail in a request.')
+param initiative bool = false
+
+@description('With initiative: Audit reports, Deny refuses.')
+@allowed([
+  'Audit'
+  'Deny'
+  'Disabled'
+])
+param initiativeEffect string = 'Audit'
+
+@description('With initiative: ARM ids of resources that it leaves alone.')
+param initiativeExceptIds array = []
+
+@description('With initiative: what `cvmguard policy export --as azure-policy -o json` prints of the policy in force. By default that of the embedded policy.')
+param initiativeContent object = loadJsonContent('initiative.json')
+
 @description('Tags on all that is made.')
 param tags object = {}
 
@@ -330,6 +347,16 @@ module health 'modules/health-events.bicep' = if (events && healthEvents) {
     storageName: storage.outputs.name
     eventTypes: healthEventTypes
     tags: tags
+  }
+}
+
+// Prevention: what a rule fails in a request needs no repair if it is refused.
+module prevention 'modules/initiative.bicep' = if (initiative) {
+  name: 'cvmguard-initiative'
+  params: {
+    initiative: initiativeContent
+    effect: initiativeEffect
+    exceptIds: initiativeExceptIds
   }
 }
 

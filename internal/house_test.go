@@ -19,6 +19,7 @@ var allowed = map[string][]string{
 	"internal/fault":         {},
 	"internal/cvm":           {"internal/fault"},
 	"internal/policy":        {"internal/cvm", "internal/fault"},
+	"internal/azurepolicy":   {"internal/policy", "internal/cvm", "internal/fault"},
 	"internal/remedy":        {"internal/cvm", "internal/policy", "internal/fault"},
 	"internal/attest":        {"internal/cvm", "internal/fault"},
 	"internal/guest":         {"internal/attest", "internal/fault", "internal/cvm"},
@@ -38,7 +39,7 @@ var allowed = map[string][]string{
 }
 
 // pure packages do no I/O, read no clock and take no context.
-var pure = map[string]bool{"internal/cvm": true, "internal/policy": true}
+var pure = map[string]bool{"internal/azurepolicy": true, "internal/cvm": true, "internal/policy": true}
 
 // impure are standard packages that a pure one may not import.
 var impure = []string{"context", "net", "net/http", "os", "io/fs", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand"}

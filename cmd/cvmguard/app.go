@@ -36,6 +36,15 @@ func policyInForce(cfg config.Config) (func() (*policy.Document, error), error) 
 	return func() (*policy.Document, error) { return doc, nil }, nil
 }
 
+// shadowPolicy gives the document that is judged beside the one in force, nil where
+// the settings name none.
+func shadowPolicy(cfg config.Config) (*policy.Document, error) {
+	if cfg.ShadowPath == "" {
+		return nil, nil
+	}
+	return readDocument(cfg.ShadowPath)
+}
+
 func withMode(d *policy.Document, mode string) *policy.Document {
 	if mode == "" || mode == d.Mode() {
 		return d
@@ -45,7 +54,7 @@ func withMode(d *policy.Document, mode string) *policy.Document {
 
 // lazyApp gives the App, made by the first invocation that needs it. A failure is
 // not kept: the next invocation tries anew.
-func lazyApp(cfg config.Config, doc func() (*policy.Document, error), log *slog.Logger) handlers.Source {
+func lazyApp(cfg config.Config, doc func() (*policy.Document, error), shadow *policy.Document, log *slog.Logger) handlers.Source {
 	var mu sync.Mutex
 	var app *handlers.App
 	return func(ctx context.Context) (*handlers.App, error) {
@@ -58,7 +67,7 @@ func lazyApp(cfg config.Config, doc func() (*policy.Document, error), log *slog.
 		if err != nil {
 			return nil, err
 		}
-		a, err := newApp(ctx, cfg, d, log)
+		a, err := newApp(ctx, cfg, d, shadow, log)
 		if err != nil {
 			return nil, fmt.Errorf("making the clients: %w", err)
 		}
@@ -68,7 +77,7 @@ func lazyApp(cfg config.Config, doc func() (*policy.Document, error), log *slog.
 }
 
 // newApp wires the domain to Azure.
-func newApp(ctx context.Context, cfg config.Config, doc *policy.Document, log *slog.Logger) (*handlers.App, error) {
+func newApp(ctx context.Context, cfg config.Config, doc, shadow *policy.Document, log *slog.Logger) (*handlers.App, error) {
 	roots := attest.VendorRoots()
 	if cfg.DevRoots != "" {
 		var err error
@@ -86,7 +95,11 @@ func newApp(ctx context.Context, cfg config.Config, doc *policy.Document, log *s
 		Azure: az.Reader(cfg.CacheTTL), Blobs: blobs, SAS: blobs, Tables: tables, Queue: queue,
 		Applier: applier, MAA: az.MAA(), Roots: roots, Provider: provider,
 		Tool:   &reconcile.GuestTool{Blobs: blobs, SAS: blobs, Path: cfg.GuestTool, Life: cfg.NonceLife},
-		Policy: doc, Settings: loopSettings(cfg), Now: time.Now, Rand: rand.Reader, Log: log, Version: version, Development: cfg.Development,
+		Policy: doc, Shadow: shadow, Settings: loopSettings(cfg), Now: time.Now, Rand: rand.Reader, Log: log, Version: version, Development: cfg.Development,
+	}
+	loop.Activity = az
+	if cfg.DevAzure != "" {
+		loop.ActivityLag = cfg.Margin // the simulator's log is never behind
 	}
 	if err := loop.Settings.Check(); err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/ledger/memstore"
 	"cvmguard/internal/policy"
+	"cvmguard/internal/reconcile"
 	"cvmguard/internal/remedy"
 )
 
@@ -47,6 +48,7 @@ func newStandIn(key string) (*standIn, error) {
 	}
 	queue := loopingQueue{a}
 	h := &handlers.App{
+		Loop:  &reconcile.Loop{Tables: a.store.Tables(), Queue: queue, Policy: policy.Embedded(), Now: time.Now},
 		Fleet: &fleet.Fleet{Lister: listOf(a.vms), Tables: a.store.Tables(), Queue: queue, Blobs: a.store.Blobs(), Now: time.Now},
 		Inbox: ledger.Inbox{Blobs: a.store.Blobs(), Tables: a.store.Tables()}, Tables: a.store.Tables(),
 		Chains: ledger.Chains{Blobs: a.store.Blobs()}, Queue: queue, Policy: policy.Embedded(), Now: time.Now, Version: "test",

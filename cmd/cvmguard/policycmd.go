@@ -15,6 +15,7 @@ type policyCmds struct {
 	Validate policyValidateCmd `cmd:"" help:"Check policy documents; every fault is listed with line and column."`
 	Explain  policyExplainCmd  `cmd:"" help:"Explain a rule: what it checks, why, and what to do."`
 	Schema   policySchemaCmd   `cmd:"" help:"Print the JSON Schema of policy documents, for editors."`
+	Export   policyExportCmd   `cmd:"" help:"Say a policy in Azure Policy's language, so that what it fails is refused before it exists."`
 	Test     policyTestCmd     `cmd:"" help:"Run scenarios, given and expect, against policy documents."`
 }
 

@@ -45,14 +45,19 @@ func serve(getenv func(string) string, environ []string, stderr io.Writer) int {
 		log.Warn("a setting is not known and has no effect", "setting", u.name, "nearest", u.nearest)
 	}
 	doc, err := policyInForce(cfg)
-	if err != nil {
-		c.fail(err)
+	shadow, shadowErr := shadowPolicy(cfg)
+	for _, err := range []error{err, shadowErr} {
+		if err != nil {
+			c.fail(err)
+		}
+	}
+	if err != nil || shadowErr != nil {
 		return exitCannot
 	}
 	mux := customhandler.NewMux(log, "api")
 	mux.Limits.Parallel = cfg.MaxParallel
 	mux.Limits.Time = cfg.TurnTimeout + 5*time.Second
-	handlers.Register(mux, lazyApp(cfg, doc, log))
+	handlers.Register(mux, lazyApp(cfg, doc, shadow, log))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := customhandler.NewServer(customhandler.ServerOptions{Handler: mux, Port: cfg.Port, Log: log}).Run(ctx); err != nil {

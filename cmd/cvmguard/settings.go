@@ -8,23 +8,27 @@ import (
 	"cvmguard/internal/config"
 )
 
-// envPolicy is the setting that names a policy document.
-const envPolicy = "CVMGUARD_POLICY"
+// The settings that name policy documents.
+const (
+	envPolicy = "CVMGUARD_POLICY"
+	envShadow = "CVMGUARD_SHADOW_POLICY"
+)
 
-// policyBeside gives what is wrong with the policy document beside settings that
+// policyBeside gives what is wrong with the policy documents beside settings that
 // are wrong themselves, so that one start shows everything. nil where no document
 // is named, where it is sound, and where the settings' faults speak of it.
 func policyBeside(settings error, getenv func(string) string) error {
-	file := strings.TrimSpace(getenv(envPolicy))
-	if file == "" {
-		return nil
-	}
 	var faults config.Faults
-	if errors.As(settings, &faults) && slices.ContainsFunc(faults, func(f config.Fault) bool { return f.Setting == envPolicy }) {
-		return nil
+	var wrong []error
+	for _, setting := range []string{envPolicy, envShadow} {
+		file := strings.TrimSpace(getenv(setting))
+		if file == "" || errors.As(settings, &faults) && slices.ContainsFunc(faults, func(f config.Fault) bool { return f.Setting == setting }) {
+			continue
+		}
+		_, err := readDocument(file)
+		wrong = append(wrong, err)
 	}
-	_, err := readDocument(file)
-	return err
+	return errors.Join(wrong...)
 }
 
 // ownPrefix begins the names of cvmguard's own settings.

@@ -23,6 +23,8 @@
 //
 // What it does not do: it makes no decision about a VM, keeps no state beyond
 // caches, never waits for a long-running operation and never deletes a resource.
-// Rights that come through deny assignments, or through role assignments with a
-// condition, are not evaluated: such an assignment doesn't count as a grant.
+// Role assignments with a condition are not evaluated and don't count as grants;
+// deny assignments are taken into account, and where they hang on a group or a
+// condition the rights aren't known. The directory isn't asked: whose members a
+// group has is known only where Resource Manager says it.
 package azure

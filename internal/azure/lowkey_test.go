@@ -140,8 +140,8 @@ func waitForLowkey(t *testing.T, addr, ca string, ended chan error, out *lockedB
 	h := &http.Client{Transport: tr, Timeout: 5 * time.Second}
 	ctx, cancel := context.WithTimeout(t.Context(), lowkeyWait)
 	defer cancel()
-	last := "it didn't answer"
 	for {
+		var last string
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+lowkeyHost+"/ping", nil)
 		if err != nil {
 			t.Fatal(err)

@@ -353,3 +353,24 @@ func deployed(t *testing.T, v any) any {
 	}
 	return v
 }
+
+// TestThePageNamesEverything holds docs/prevention.md to the export: every rule
+// that has a definition, every kind of reason and every parameter.
+func TestThePageNamesEverything(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "docs", "prevention.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{OtherResource, DataPlane, Guest, Afterwards, NoAlias, NeverFails, NotSayable, NothingNamed}
+	for rule := range makers {
+		names = append(names, rule)
+	}
+	for name := range setParameters(policy.Embedded(), Audit) {
+		names = append(names, name)
+	}
+	for _, name := range names {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("docs/prevention.md doesn't name %s", name)
+		}
+	}
+}

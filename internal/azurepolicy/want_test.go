@@ -95,3 +95,44 @@ func TestWantThatCantBeSaidIsListed(t *testing.T) {
 		t.Error("a policy whose only selector can't be said refuses a VM")
 	}
 }
+
+// TestPatterns compares each form of pattern that can be said with the policy's
+// own matching, over images, sizes and names that it takes and that it doesn't.
+func TestPatterns(t *testing.T) {
+	vms := []cvm.VM{}
+	for _, img := range []cvm.Image{
+		{Publisher: "Canonical", Offer: "ubuntu-24_04-lts", SKU: "cvm"}, {Publisher: "canonical", Offer: "0001-com-ubuntu-confidential-vm-jammy", SKU: "22_04-lts-cvm"},
+		{Publisher: "MicrosoftWindowsServer", Offer: "windowsserver", SKU: "2022-datacenter-smalldisk-g2"}, {Publisher: "cvm", Offer: "canonical", SKU: "x"},
+		{ID: "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/g1/images/cvm"},
+	} {
+		for _, size := range []string{"Standard_DC4as_v5", "Standard_D4s_v5", "ab"} {
+			vms = append(vms, cvm.VM{ID: vmID, Name: "pay-1", Size: size, Image: img})
+		}
+	}
+	said := 0
+	for _, pattern := range []string{"*", "**", "Canonical*", "*cvm", "*cvm*", "canonical*cvm", "/subscriptions/*", "*/images/cvm", "Canonical:*:*", "*:*ubuntu*:*cvm", "canonical:ubuntu-24_04-lts:cvm",
+		"*:windowsserver:*", "Standard_DC*", "*as_v5", "*4*", "standard_d4s_v5", "ab*b", "abb*", "canon*cvm", "pay-*", "pay-?", "a*b*c", "a:b", "a:b:c:d", "::", "cvm"} {
+		for _, s := range []policy.Selector{{Image: pattern}, {Size: pattern}, {Name: pattern}, {ResourceGroup: pattern}} {
+			w := policy.Want{Include: []policy.Selector{s}}
+			c, inexact := wanted(w)
+			if len(inexact) == 0 {
+				said++
+			}
+			for _, vm := range vms {
+				got := c.always
+				if !c.always && !c.never {
+					var err error
+					if got, err = c.cond.Evaluate(OfVM(vm), nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if want := w.Wants(vm); got && !want || want && !got && len(inexact) == 0 {
+					t.Errorf("%+v on %s, %+v: %v, want %v", s, vm.Size, vm.Image, got, want)
+				}
+			}
+		}
+	}
+	if said < 70 {
+		t.Errorf("only %d patterns were said", said)
+	}
+}

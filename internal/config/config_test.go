@@ -47,17 +47,17 @@ func TestDefaults(t *testing.T) {
 func TestEverySettingIsRead(t *testing.T) {
 	env := map[string]string{
 		keyPort: "7071", keyAccount: "stguard", keyCredential: "ManagedIdentity", keyStorageClient: "00000000-0000-0000-0000-0000000000a1",
-		keyMode: "Enforce", keyPolicy: "p.yaml", keyCloud: "usgov", keyClientID: "00000000-0000-0000-0000-0000000000a2",
+		keyMode: "Enforce", keyPolicy: "p.yaml", keyShadowPolicy: "s.yaml", keyCloud: "usgov", keyClientID: "00000000-0000-0000-0000-0000000000a2",
 		keyLease: "9s", keyTurn: "6s", keyMargin: "1s", keySlowPace: "5s", keyNonceLife: "20s", keyCacheTTL: "0s",
 		keyTransitionWait: "1s", keyMaxPoll: "2s", keyGuestTool: "g", keyPublicURL: "https://app.example.net/",
 		keyLogLevel: "DEBUG", keyMaxParallel: "3", keyDevAzure: "127.0.0.1:9443", keyDevCA: "ca.pem", keyDevRoots: "roots", keyIdentity: "http://127.0.0.1:1/msi",
 	}
-	c, err := load(env, "p.yaml", "g", "ca.pem", "roots")
+	c, err := load(env, "p.yaml", "s.yaml", "g", "ca.pem", "roots")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Config{
-		Port: 7071, Mode: "enforce", PolicyPath: "p.yaml", Cloud: USGov, ClientID: "00000000-0000-0000-0000-0000000000a2", ManagedIdentity: true,
+		Port: 7071, Mode: "enforce", PolicyPath: "p.yaml", ShadowPath: "s.yaml", Cloud: USGov, ClientID: "00000000-0000-0000-0000-0000000000a2", ManagedIdentity: true,
 		Lease: 9 * time.Second, TurnTimeout: 6 * time.Second, Margin: time.Second, SlowPace: 5 * time.Second, NonceLife: 20 * time.Second,
 		TransitionWait: time.Second, MaxPoll: 2 * time.Second, GuestTool: "g", PublicURL: "https://app.example.net", LogLevel: slog.LevelDebug,
 		MaxParallel: 3, DevAzure: "127.0.0.1:9443", DevCA: "ca.pem", DevRoots: "roots", Development: true,

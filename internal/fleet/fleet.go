@@ -118,10 +118,9 @@ func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
 	if err != nil {
 		return err
 	}
+	var noteErr error
 	if full {
-		if err := f.noteEstate(ctx, rows, now); err != nil {
-			return err
-		}
+		noteErr = f.noteEstate(ctx, rows, now)
 	}
 	var wake []cvm.VMID
 	err = f.Lister.ListVMs(ctx, Scope{}, func(vm VM) error {
@@ -169,7 +168,7 @@ func (f *Fleet) sweepEstate(ctx context.Context, full bool, r *Report) error {
 	}
 	n, wakeErr := f.wakeAll(ctx, wake, ledger.Cause{Kind: "sweep", At: now}, false)
 	r.Enqueued = n
-	return errors.Join(err, wakeErr)
+	return errors.Join(err, wakeErr, noteErr)
 }
 
 func (f *Fleet) brakes() ledger.Brakes { return ledger.Brakes{Tables: f.Tables} }

@@ -12,6 +12,7 @@ import (
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/ledger/memstore"
+	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
 )
 
@@ -167,6 +168,39 @@ func TestSweepGoesOnAfterAFault(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("the error lacks %q: %v", part, err)
 		}
+	}
+}
+
+// The full sweep notes how many VMs there are, and forgets changes that count no more.
+func TestAFullSweepAndTheBrakes(t *testing.T) {
+	f, s := newFleet(listing{count: 3})
+	for i, v := range []policy.Value{policy.Compliant, policy.Unknown, policy.Gone} {
+		row := ledger.Row{PK: sub, RK: cvm.RowKey(string(vmNamed(fmt.Sprint("vm", i)))), ID: string(vmNamed(fmt.Sprint("vm", i))), Verdict: v}
+		e, err := row.Entity()
+		if err == nil {
+			_, err = f.Tables.Insert(t.Context(), ledger.TableVMs, e)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	books := ledger.Brakes{Tables: s.Tables()}
+	for i, age := range []time.Duration{48 * time.Hour, 0} {
+		if err := books.Changed(t.Context(), ledger.Breaker{}, fmt.Sprint("chain", i), "id", f.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := f.Sweep(t.Context(), false); err != nil || r.OldChanges != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if n, _, err := books.Estate(t.Context()); n != 0 || err != nil {
+		t.Errorf("after a small sweep: %d, %v", n, err)
+	}
+	if r, err := f.Sweep(t.Context(), true); err != nil || r.OldChanges != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if n, at, err := books.Estate(t.Context()); n != 2 || !at.Equal(f.Now()) || err != nil {
+		t.Errorf("after a full one: %d at %s, %v", n, at, err)
 	}
 }
 

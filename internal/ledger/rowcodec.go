@@ -17,6 +17,7 @@ import (
 // Columns of tables vms and shared that others query by.
 const (
 	ColID       = "id"
+	ColShared   = "shared" // "" for a VM
 	ColOwner    = "owner"
 	ColVerdict  = "verdict"
 	ColNextLook = "nextLook" // "" when none is set
@@ -31,7 +32,7 @@ const (
 )
 
 // rowColumns are all columns that this version writes.
-var rowColumns = []string{ColID, "shared", ColOwner, "leaseEnds", "again", "followed", "causes", "evidenceWanted", "pending", "vmId",
+var rowColumns = []string{ColID, ColShared, ColOwner, "leaseEnds", "again", "followed", "causes", "evidenceWanted", "pending", "vmId",
 	ColVerdict, "kind", "tee", ColRegion, ColDES, ColKey, ColVault, "findings", "plan", "attestation", "policy", "stateHash",
 	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "set", "stopped", "tagSetter", ColBraked, ColShadow, "operation", "headSeq", "headHash", "lastEvent", "lastEventAt",
 	ColLastSeen, "lastError", "cut"}
@@ -41,7 +42,7 @@ var rowColumns = []string{ColID, "shared", ColOwner, "leaseEnds", "again", "foll
 func DecodeRow(e Entity) (Row, error) {
 	d := columns{op: "reading the row of", object: e.PK + "-" + e.RK, cols: e.Cols}
 	r := Row{PK: e.PK, RK: e.RK, ETag: e.ETag,
-		ID: e.Cols[ColID], SharedKind: cvm.SharedKind(e.Cols["shared"]),
+		ID: e.Cols[ColID], SharedKind: cvm.SharedKind(e.Cols[ColShared]),
 		Owner: e.Cols[ColOwner], LeaseEnds: d.moment("leaseEnds"), Again: d.flag("again"), Followed: e.Cols["followed"],
 		EvidenceWanted: d.moment("evidenceWanted"), UniqueID: e.Cols["vmId"],
 		Verdict: policy.Value(e.Cols[ColVerdict]), Kind: cvm.Kind(e.Cols["kind"]), TEE: cvm.TEE(e.Cols["tee"]), Region: e.Cols[ColRegion],
@@ -70,7 +71,7 @@ func DecodeRow(e Entity) (Row, error) {
 	switch r.SharedKind {
 	case "", cvm.SharedDES, cvm.SharedKey, cvm.SharedVault, cvm.SharedRegion, cvm.SharedOperation:
 	default:
-		d.bad("shared", fmt.Errorf("it isn't a kind of shared object"))
+		d.bad(ColShared, fmt.Errorf("it isn't a kind of shared object"))
 	}
 	switch r.Verdict {
 	case "", policy.Gone, policy.NotACVM, policy.NonCompliant, policy.Unknown, policy.Compliant:
@@ -115,7 +116,7 @@ func (r *Row) Entity() (Entity, error) {
 	}
 	set := func(col, v string) { e.Cols[col] = strings.ToValidUTF8(v, "\uFFFD") }
 	set(ColID, r.ID)
-	set("shared", string(r.SharedKind))
+	set(ColShared, string(r.SharedKind))
 	set(ColOwner, r.Owner)
 	set("leaseEnds", TimeText(r.LeaseEnds))
 	set("again", strconv.FormatBool(r.Again))

@@ -108,7 +108,7 @@ func judgeRightsDES(s *subject) []Finding {
 		return list
 	}
 	if missing := lacking(s.rights.Value.DESIdentity, "get", "wrapkey", "unwrapkey"); missing != "" {
-		return one(s.onDES(fail("des-identity-denied", InPlace, "The disk encryption set's identity lacks "+missing+" on the key.", "rights.desIdentity")))
+		return one(s.onDES(fail("des-identity-denied", InPlace, "The disk encryption set's identity lacks "+missing+" on the key."+groupsHidden(s.rights.Value), "rights.desIdentity")))
 	}
 	return pass("The disk encryption set's identity may use the key.", "rights.desIdentity")
 }
@@ -136,9 +136,17 @@ func judgeRightsOrchestrator(s *subject) []Finding {
 		return one(s.onDES(unknown("rights-unreadable", NeedsPerson, fmt.Sprintf("The vault's kind of rights is %q, which isn't known.", r.Model), "rights.model")))
 	}
 	if missing := lacking(r.Orchestrator, need...); missing != "" {
-		return one(s.onDES(fail("orchestrator-denied", InPlace, "The orchestrator lacks "+missing+" on the key; VMs on it don't boot.", "rights.orchestrator")))
+		return one(s.onDES(fail("orchestrator-denied", InPlace, "The orchestrator lacks "+missing+" on the key; VMs on it don't boot."+groupsHidden(r), "rights.orchestrator")))
 	}
 	return pass("The orchestrator may release the key.", "rights.orchestrator")
+}
+
+// groupsHidden says what can't be seen of rights that are kept by ids alone.
+func groupsHidden(r cvm.Rights) string {
+	if r.Model == "rbac" {
+		return ""
+	}
+	return " A right given to a group isn't seen here: give it directly."
 }
 
 // judgeRightsUnwrap: row 73a.

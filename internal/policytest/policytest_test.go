@@ -87,7 +87,7 @@ func TestRun(t *testing.T) {
 		"another state":       {head + "policy: p.yaml\n" + given + "expect: [{findings: [{rule: vm-kind, state: pass}]}]\n", false, "vm1 finding: vm-kind pass, not vm-kind fail (not-confidential)"},
 		"only":                {head + "policy: p.yaml\n" + given + "expect: [{only: true, findings: [{rule: vm-kind}]}]\n", false, "no other"},
 		"a plan":              {head + "policy: p.yaml\n" + given + "expect: [{plan: [tag, deallocate]}]\n", false, "tag, deallocate"},
-		"a fault":             {"nmae: n\nat: then\ngiven: {bodies: [5]}\nexpect: [{verdict: complaint}, {findings: [{rule: vm-knd}]}, {vm: x}]\n", false, `1:1: nmae: there is no member "nmae", did you mean "name"?`},
+		"a fault":             {"named: n\nat: then\ngiven: {bodies: [5]}\nexpect: [{verdict: complaint}, {findings: [{rule: vm-knd}]}, {vm: x}]\n", false, `1:1: named: there is no member "named", did you mean "name"?`},
 		"a wrong verdict":     {head + "policy: p.yaml\n" + given + "expect: [{verdict: complaint}]\n", false, `did you mean "compliant"?`},
 		"a wrong rule":        {head + "policy: p.yaml\n" + given + "expect: [{findings: [{rule: vm-knd}]}]\n", false, `there is no rule "vm-knd", did you mean "vm-kind"?`},
 		"nothing expected":    {head + "policy: p.yaml\n" + given + "expect: [{vm: x}]\n", false, "nothing is expected"},
@@ -120,6 +120,40 @@ func TestRun(t *testing.T) {
 	for name, path := range map[string]string{"empty": t.TempDir(), "none": filepath.Join(t.TempDir(), "x"), "policies alone": dir(t, map[string]string{"p.yaml": pol})} {
 		if _, err := Run(t.Context(), path, nil); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// No step is planned for what is exempt.
+func TestNoStepForWhatIsExempt(t *testing.T) {
+	scenario := head + `policy: |
+  schemaVersion: 1
+  name: no extension
+  mode: enforce
+  exemptions:
+    - rules: [guest-attestation-extension]
+      owner: jane@example.com
+      reason: the image's own agent reports the boot
+      until: UNTIL
+      scope: {select: {tag: {env: prod}}}
+given:
+  dir: estate
+  vms:
+    vm-web: {attestation: pass}
+expect:
+  - only: true
+    plan: [STEPS]
+`
+	for until, steps := range map[string]string{"2026-07-01": "tag", "2026-05-01": "install-guest-attestation, tag"} {
+		text := strings.NewReplacer("UNTIL", until, "STEPS", steps).Replace(scenario)
+		_, diffs, err := one(t.Context(), filepath.Join("..", "..", "docs", "policy-tests"), []byte(text), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range diffs {
+			if d.What == "plan" || strings.HasPrefix(d.Found, "guest-attestation-extension") && until == "2026-07-01" {
+				t.Errorf("until %s: %+v", until, d)
+			}
 		}
 	}
 }

@@ -36,6 +36,12 @@
 //  7. Evidence is due when no judged bundle has a nonce issued after the newest
 //     moment for which evidence is asked, or the last is too old.
 //  8. All the times are settings, checked at start.
+//  9. Before an intent is recorded the brakes are asked, in this order: what the row
+//     and the clock say (contested, step limit, window), the breaker's row, the
+//     canary, the count of changed objects. What they hold is shown as blocked, and
+//     no intent is written. Right before the call the breaker's row is read again.
+//     Who lets a brake go wakes the objects whose rows show it; an object that is
+//     newly shown so looks at the brake once more.
 //
 // A row that is lost is written anew from the object's records by the first message
 // that misses it, claimed for one lease as in any rebuild.

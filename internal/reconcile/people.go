@@ -87,14 +87,12 @@ func (l *Loop) BrakesNow(ctx context.Context) (BrakesState, error) {
 
 // eachBraked calls yield with the rows that a brake holds, until it returns false.
 func (l *Loop) eachBraked(ctx context.Context, name string, yield func(ledger.Row) bool) error {
-	var bad error
 	for _, table := range []string{ledger.TableVMs, ledger.TableShared} {
 		more := true
 		err := l.Tables.Query(ctx, table, ledger.Filter{Equal: map[string]string{ledger.ColBraked: name}}, func(e ledger.Entity) bool {
 			row, err := ledger.DecodeRow(e)
-			if err != nil {
-				bad = errors.Join(bad, err) // it holds up no other
-				return true
+			if err != nil { // its own turn says what is wrong with it
+				row = ledger.Row{PK: e.PK, RK: e.RK, ID: e.Cols[ledger.ColID], SharedKind: cvm.SharedKind(e.Cols[ledger.ColShared])}
 			}
 			more = yield(row)
 			return more
@@ -106,7 +104,7 @@ func (l *Loop) eachBraked(ctx context.Context, name string, yield func(ledger.Ro
 			break
 		}
 	}
-	return bad
+	return nil
 }
 
 // ResetBreaker lets the breaker go again on a person's word, forgets what was

@@ -50,7 +50,7 @@ func All() []Story {
 	return []Story{
 		{Name: "key-expiring", About: "a key nears its end and expires; its VMs are judged again by the vault's own events", play: keyExpiring},
 		{Name: "breaker", About: "a bad policy quarantines VM after VM until the breaker trips, and nothing more is written before a person resets it",
-			Edits: append(bad, brakes("  breaker: {vmsPerHour: 4}\n")), play: breaker},
+			Edits: append(bad, [2]string{"breaker: {vmsPerHour: 500, ", "breaker: {vmsPerHour: 4, "}), play: breaker},
 		{Name: "canary", About: "a new policy changes two VMs, and the rest when a person releases it",
 			Edits: append(bad, brakes("  canary: {vms: 2}\n")), play: canary},
 		{Name: "two-enforcers", About: "another hand changes a value back; after the second time cvmguard leaves it alone and says so",
