@@ -186,7 +186,11 @@ func TestAFullSweepAndTheBrakes(t *testing.T) {
 	}
 	books := ledger.Brakes{Tables: s.Tables()}
 	for i, age := range []time.Duration{48 * time.Hour, 0} {
-		if err := books.Changed(t.Context(), ledger.Breaker{}, fmt.Sprint("chain", i), "id", f.Now().Add(-age)); err != nil {
+		c, err := books.Changes(t.Context(), ledger.Breaker{}, f.Now().Add(-age))
+		if err == nil {
+			_, err = books.Change(t.Context(), ledger.Breaker{}, c, fmt.Sprint("chain", i), "id")
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

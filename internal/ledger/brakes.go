@@ -14,17 +14,17 @@ import (
 // Brakes is table brakes: whether the breaker has tripped, which objects were
 // changed within the hour, and which are a policy's canaries.
 //
-//	PK                          RK        holds
-//	breaker                     state     whether it tripped, why, and who reset it last
-//	estate                      vms       how many VMs there are, by the last full sweep
-//	changed-<epoch>-<interval>  chain     an object that was changed in that interval
-//	canary-<policy's hash>      01, 02 …  a canary's place
-//	canary-<policy's hash>      release   that the rest may follow
+//	PK                      RK                 holds
+//	breaker                 state              whether it tripped, why, and who reset it last
+//	estate                  vms                how many VMs there are, by the last full sweep
+//	changed-<epoch>         9999999999-number  an object that is changed
+//	canary-<policy's hash>  0001, 0002 …       a canary's place
+//	canary-<policy's hash>  release            that the rest may follow
 //
-// A worker inserts its own change before it is sent and counts then, so that any
-// number of workers together never change more objects than policy allows; it may
-// be fewer when several come to the limit at once. A reset begins a new epoch, in
-// which nothing was changed yet.
+// Changes are numbered, and each number is taken once, by whoever has counted all
+// those before it: so any number of workers together change exactly as many objects
+// as policy allows. The newest come first, so that the last hour is read and no
+// more. A reset begins a new epoch, in which nothing was changed yet.
 type Brakes struct{ Tables Tables }
 
 const (
@@ -34,10 +34,14 @@ const (
 	estateKey        = "vms"
 	changedPrefix    = "changed-"
 
-	// ChangedWindow is how far back changes count for the breaker, and
-	// changedInterval how exactly: a change counts up to one interval longer.
-	ChangedWindow   = time.Hour
-	changedInterval = 5 * time.Minute
+	// ChangedWindow is how far back changes count for the breaker.
+	ChangedWindow = time.Hour
+	// renewAfter is the age from which an object that is changed again is noted again.
+	renewAfter = 5 * time.Minute
+	// skew is how far workers' clocks may differ: so much more is read than counts.
+	skew = 5 * time.Minute
+
+	maxChange = 9_999_999_999
 )
 
 // Breaker is the breaker's state. The zero value is one that never tripped.
@@ -116,34 +120,69 @@ func (b Brakes) Reset(ctx context.Context, now time.Time, by string) (was Breake
 	}
 }
 
-// changedPartition is the partition of an interval. Newer ones come first, so that
-// those since a moment are one range, which is all that filters can say.
-func changedPartition(epoch int, t time.Time) string {
-	return fmt.Sprintf("%s%d-%010d", changedPrefix, epoch, 9_999_999_999-t.Unix()/int64(changedInterval/time.Second))
+func changedPartition(epoch int) string { return changedPrefix + strconv.Itoa(epoch) }
+
+func changedKey(number int) string { return fmt.Sprintf("%010d", maxChange-number) }
+
+// Changes is what was changed within the hour before a moment.
+type Changes struct {
+	At      map[string]time.Time // by chain, when it was last noted
+	newest  int                  // the newest change's number
+	counted time.Time
 }
 
-// Changed notes that an object (its chain and id) is about to be changed.
-func (b Brakes) Changed(ctx context.Context, s Breaker, chain, id string, now time.Time) error {
-	_, err := b.Tables.Insert(ctx, TableBrakes, Entity{PK: changedPartition(s.Epoch, now), RK: chain, Cols: map[string]string{"id": id, "at": TimeText(now)}})
-	if err != nil && !fault.Is(err, fault.Conflict) { // in this interval it is counted already
-		return fmt.Errorf("counting the change of %q: %w", id, err)
-	}
-	return nil
-}
-
-// CountChanged is how many objects were changed in the hour before now.
-func (b Brakes) CountChanged(ctx context.Context, s Breaker, now time.Time) (int, error) {
-	seen := map[string]bool{}
-	f := Filter{Prefix: map[string]string{"PartitionKey": fmt.Sprintf("%s%d-", changedPrefix, s.Epoch)},
-		Below: map[string]string{"PartitionKey": changedPartition(s.Epoch, now.Add(-ChangedWindow-changedInterval))}}
-	err := b.Tables.Query(ctx, TableBrakes, f, func(e Entity) bool {
-		seen[e.RK] = true
-		return true
+// Changes reads what was changed within the hour before now.
+func (b Brakes) Changes(ctx context.Context, s Breaker, now time.Time) (Changes, error) {
+	c := Changes{At: map[string]time.Time{}, counted: now}
+	var bad error
+	err := b.Tables.Query(ctx, TableBrakes, Filter{PK: changedPartition(s.Epoch)}, func(e Entity) bool {
+		number, err := strconv.Atoi(e.RK)
+		at, err2 := ParseTime(e.Cols["at"])
+		if bad = errors.Join(err, err2); bad != nil {
+			bad = &fault.Error{Kind: fault.Bug, Op: "reading a change", Object: e.RK, Err: bad, Next: "delete the row of that key in partition " + e.PK + " of table " + TableBrakes}
+			return false
+		}
+		if c.newest == 0 {
+			c.newest = maxChange - number
+		}
+		if chain := e.Cols["chain"]; now.Sub(at) < ChangedWindow && at.After(c.At[chain]) {
+			c.At[chain] = at
+		}
+		return now.Sub(at) < ChangedWindow+skew
 	})
-	if err != nil && !fault.Is(err, fault.NotFound) { // no table: nothing was ever changed
-		return 0, fmt.Errorf("counting what was changed within the hour: %w", err)
+	if err == nil {
+		err = bad
 	}
-	return len(seen), nil
+	if err != nil && !fault.Is(err, fault.NotFound) { // no table: nothing was ever changed
+		return Changes{}, fmt.Errorf("reading what was changed within the hour: %w", err)
+	}
+	return c, nil
+}
+
+// With is how many objects were changed, with the one of a chain.
+func (c Changes) With(chain string) int {
+	if _, ok := c.At[chain]; ok {
+		return len(c.At)
+	}
+	return len(c.At) + 1
+}
+
+// Change notes that an object (its chain and id) is about to be changed, as the one
+// after those that were read. ok is false when somebody else's came in between: then
+// they are to be read anew.
+func (b Brakes) Change(ctx context.Context, s Breaker, c Changes, chain, id string) (ok bool, err error) {
+	if at, noted := c.At[chain]; noted && c.counted.Sub(at) < renewAfter {
+		return true, nil
+	}
+	_, err = b.Tables.Insert(ctx, TableBrakes, Entity{PK: changedPartition(s.Epoch), RK: changedKey(c.newest + 1),
+		Cols: map[string]string{"chain": chain, "id": id, "at": TimeText(c.counted)}})
+	if fault.Is(err, fault.Conflict) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("noting the change of %q: %w", id, err)
+	}
+	return true, nil
 }
 
 // SetEstate notes how many VMs there are, as a full sweep found.

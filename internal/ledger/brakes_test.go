@@ -52,61 +52,94 @@ func TestBreakerIsSticky(t *testing.T) {
 	}
 }
 
-func TestCountChanged(t *testing.T) {
+func TestChanges(t *testing.T) {
 	s, ctx := memstore.New(nil), t.Context()
 	b := ledger.Brakes{Tables: s.Tables()}
 	count := func(state ledger.Breaker, at time.Time, want int) {
 		t.Helper()
-		if n, err := b.CountChanged(ctx, state, at); err != nil || n != want {
-			t.Errorf("at %s: %d, not %d, %v", at, n, want, err)
+		if c, err := b.Changes(ctx, state, at); err != nil || len(c.At) != want {
+			t.Errorf("at %s: %v, not %d, %v", at, c.At, want, err)
+		}
+	}
+	change := func(state ledger.Breaker, chain string, at time.Time) {
+		t.Helper()
+		c, err := b.Changes(ctx, state, at)
+		fatal(t, err)
+		if ok, err := b.Change(ctx, state, c, chain, "id"); !ok || err != nil {
+			t.Errorf("%s at %s: %t, %v", chain, at, ok, err)
 		}
 	}
 	var state ledger.Breaker
 	count(state, t0, 0)
 	for i := range 4 {
 		at := t0.Add(time.Duration(i) * 20 * time.Minute)
-		for range 2 { // twice is once
-			fatal(t, b.Changed(ctx, state, fmt.Sprint("chain", i), "id", at))
-		}
+		change(state, fmt.Sprint("chain", i), at)
+		change(state, fmt.Sprint("chain", i), at.Add(time.Minute)) // twice is once
 	}
-	fatal(t, b.Changed(ctx, state, "chain0", "id", t0.Add(50*time.Minute))) // once more: it counts from then on
-	count(state, t0, 4)                                                     // clocks differ: what is ahead counts
-	count(state, t0.Add(time.Hour), 4)
-	count(state, t0.Add(time.Hour+25*time.Minute), 3)
-	count(state, t0.Add(time.Hour+50*time.Minute), 2)
+	change(state, "chain0", t0.Add(50*time.Minute)) // once more: it counts from then on
+	count(state, t0.Add(59*time.Minute), 4)
+	count(state, t0.Add(time.Hour+20*time.Minute), 3)
+	count(state, t0.Add(time.Hour+40*time.Minute), 2)
 	count(state, t0.Add(4*time.Hour), 0)
 	count(ledger.Breaker{Epoch: 1}, t0, 0) // after a reset nothing was changed yet
 	count(ledger.Breaker{Epoch: 10}, t0, 0)
-	fatal(t, b.Changed(ctx, ledger.Breaker{Epoch: 1}, "chain9", "id", t0))
+	change(ledger.Breaker{Epoch: 1}, "chain9", t0)
 	count(ledger.Breaker{Epoch: 1}, t0, 1)
+	c, err := b.Changes(ctx, state, t0.Add(time.Hour))
+	if err != nil || c.With("chain1") != 4 || c.With("other") != 5 {
+		t.Errorf("%v: %d %d, %v", c.At, c.With("chain1"), c.With("other"), err)
+	}
+	change(state, "chain7", t0.Add(time.Hour))
+	if ok, err := b.Change(ctx, state, c, "chain8", "id"); ok || err != nil {
+		t.Errorf("somebody was quicker: %t, %v", ok, err)
+	}
 	if n, err := b.Prune(ctx, t0.Add(30*time.Minute)); n != 3 || err != nil {
 		t.Errorf("%d were pruned, %v", n, err)
 	}
-	count(state, t0.Add(time.Hour), 3)
+	count(state, t0.Add(time.Hour), 4)
+	if n, err := b.Prune(ctx, t0.Add(30*time.Hour)); n != 4 || err != nil {
+		t.Errorf("%d were pruned, %v", n, err)
+	}
+	change(state, "chain8", t0.Add(30*time.Hour))
+	count(state, t0.Add(30*time.Hour), 1)
+	s.Tables().Corrupt(ledger.TableBrakes, "changed-0", "9999999998", func(cols map[string]string) { cols["at"] = "now" })
+	if _, err := b.Changes(ctx, state, t0); !fault.Is(err, fault.Bug) {
+		t.Errorf("an unreadable change: %v", err)
+	}
 }
 
-// Any number of workers: who counts after noting its own never lets more through.
-func TestChangedNeverLetsMoreThrough(t *testing.T) {
+// Any number of workers, their clocks apart: exactly as many get through as may.
+func TestExactlySoManyChanges(t *testing.T) {
 	const most = 10
 	b := ledger.Brakes{Tables: memstore.New(nil).Tables()}
 	var through atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 40 {
 		wg.Go(func() {
-			if err := b.Changed(t.Context(), ledger.Breaker{}, fmt.Sprint("chain", i), "id", t0.Add(time.Duration(-i)*time.Second)); err != nil {
-				t.Error(err)
-			}
-			n, err := b.CountChanged(t.Context(), ledger.Breaker{}, t0)
-			if err != nil {
-				t.Error(err)
-			}
-			if n <= most {
-				through.Add(1)
+			chain := fmt.Sprint("chain", i)
+			for {
+				c, err := b.Changes(t.Context(), ledger.Breaker{}, t0.Add(time.Duration(-i%7)*time.Second))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if c.With(chain) > most {
+					return
+				}
+				ok, err := b.Change(t.Context(), ledger.Breaker{}, c, chain, "id")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if ok {
+					through.Add(1)
+					return
+				}
 			}
 		})
 	}
 	wg.Wait()
-	if n := through.Load(); n > most {
+	if n := through.Load(); n != most {
 		t.Errorf("%d got through", n)
 	}
 }

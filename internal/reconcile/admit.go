@@ -37,6 +37,9 @@ type admission struct {
 
 	read    bool
 	breaker ledger.Breaker
+	// counted: the object is one of those that the breaker lets be changed.
+	counted bool
+	step remedy.Step
 }
 
 func (l *Loop) brakes() ledger.Brakes { return ledger.Brakes{Tables: l.Tables} }
@@ -67,6 +70,7 @@ func (a *admission) askAll(ctx context.Context, s remedy.Step) (held func(remedy
 	if !canaryHolds(s) || a.begun {
 		return nil, b, nil
 	}
+	a.step = s
 	if b, held, err := a.canary(ctx); err != nil || held {
 		return canaryHolds, b, err
 	}
@@ -82,41 +86,50 @@ func (a *admission) askAll(ctx context.Context, s remedy.Step) (held func(remedy
 // estateAge is how long the size of the estate that a full sweep found is good.
 const estateAge = 48 * time.Hour
 
-// count notes the object's change and trips the breaker if it is one too many.
+// count notes the object's change, or trips the breaker if it is one too many.
 func (a *admission) count(ctx context.Context) (ledger.Breaker, error) {
 	limits, books, o := a.loop.Policy.Brakes, a.loop.brakes(), a.h.object
-	if limits.MaxVMsPerHour <= 0 && limits.MaxSharePerHour <= 0 {
-		return a.breaker, nil
+	for limits.MaxVMsPerHour > 0 || limits.MaxSharePerHour > 0 {
+		changes, err := books.Changes(ctx, a.breaker, a.now)
+		if err != nil {
+			return a.breaker, err
+		}
+		n := changes.With(o.Chain())
+		why, err := a.tooMany(ctx, n)
+		if err != nil {
+			return a.breaker, err
+		}
+		if why == "" {
+			if ok, err := books.Change(ctx, a.breaker, changes, o.Chain(), a.h.row.ID); ok || err != nil {
+				a.counted = true
+				return a.breaker, err
+			}
+			continue
+		}
+		was := a.breaker
+		if a.breaker, err = books.Trip(ctx, was, a.now, why, n, a.loop.Policy.Hash); err != nil {
+			return was, err
+		}
+		if a.breaker.Tripped {
+			a.h.log.Error("the breaker has tripped: nothing more is sent until a person resets it", slog.String("why", a.breaker.Why), slog.Int("changed", a.breaker.Count))
+			break
+		}
+		// A person reset it meanwhile: counted anew.
 	}
-	if err := books.Changed(ctx, a.breaker, o.Chain(), a.h.row.ID, a.now); err != nil {
-		return a.breaker, err
-	}
-	n, err := books.CountChanged(ctx, a.breaker, a.now)
-	if err != nil {
-		return a.breaker, err
-	}
-	why := ""
+	return a.breaker, nil
+}
+
+// tooMany says why n changed objects are more than policy allows, "" if they aren't.
+func (a *admission) tooMany(ctx context.Context, n int) (string, error) {
+	limits := a.loop.Policy.Brakes
 	if limits.MaxVMsPerHour > 0 && n > limits.MaxVMsPerHour {
-		why = fmt.Sprintf("%d objects would have been changed within an hour, the most is %d (brakes.breaker.vmsPerHour)", n, limits.MaxVMsPerHour)
-	} else if total, over, err := a.overShare(ctx, n); err != nil {
-		return a.breaker, err
-	} else if over {
-		why = fmt.Sprintf("%d objects would have been changed within an hour, more than %d%% of %d VMs (brakes.breaker.sharePerHour)", n, limits.MaxSharePerHour, total)
+		return fmt.Sprintf("%d objects would have been changed within an hour, the most is %d (brakes.breaker.vmsPerHour)", n, limits.MaxVMsPerHour), nil
 	}
-	if why == "" {
-		return a.breaker, nil
+	total, over, err := a.overShare(ctx, n)
+	if err != nil || !over {
+		return "", err
 	}
-	was := a.breaker
-	now, err := books.Trip(ctx, was, a.now, why, n, a.loop.Policy.Hash)
-	if err != nil {
-		return a.breaker, err
-	}
-	if now.Epoch != was.Epoch && !now.Tripped {
-		a.breaker = now // a person reset it meanwhile: counted anew
-		return a.count(ctx)
-	}
-	a.h.log.Error("the breaker has tripped: nothing more is sent until a person resets it", slog.String("why", now.Why), slog.Int("changed", now.Count))
-	return now, nil
+	return fmt.Sprintf("%d objects would have been changed within an hour, more than %d%% of %d VMs (brakes.breaker.sharePerHour)", n, limits.MaxSharePerHour, total), nil
 }
 
 // overShare says whether n objects are a greater part of the VMs than policy lets
@@ -138,12 +151,15 @@ func (a *admission) overShare(ctx context.Context, n int) (total int, over bool,
 }
 
 // stillSet looks at the breaker right before a call. out is nil where the call may
-// be made, else what the step ends with. What passes comes back as an error.
-func (l *Loop) stillSet(ctx context.Context, s remedy.Step) (out *ledger.Outcome, err error) {
+// be made, else what the step ends with. What passes comes back as an error. A
+// change that was counted in this very turn is one of those that policy allows,
+// whoever made it trip since; after a turn that was cut short it isn't sent.
+func (l *Loop) stillSet(ctx context.Context, h *held) (out *ledger.Outcome, err error) {
+	s := h.row.Step.Step
 	state, err := l.brakes().Breaker(ctx)
 	why := whyBreaker
 	switch {
-	case err == nil && !state.Tripped:
+	case err == nil && (!state.Tripped || h.counted == h.row.Step.Intent):
 		return nil, nil
 	case err != nil && retryable(err):
 		return nil, err

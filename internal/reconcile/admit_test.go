@@ -26,7 +26,7 @@ func TestWhatTheBrakesCost(t *testing.T) {
 	}
 	x.calls = nil
 	w.drain(t, l, nil)
-	if got := fmt.Sprint(x.calls); got != "[get insert query get]" || w.count("tags") != 1 {
+	if got := fmt.Sprint(x.calls); got != "[get query insert get]" || w.count("tags") != 1 {
 		t.Errorf("for a change: %s", got)
 	}
 	x.calls = nil

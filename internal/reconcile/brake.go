@@ -151,6 +151,7 @@ func holdChain(p remedy.Plan, braked map[string]brake) {
 // choose is the step to be taken now, if there is one that no brake holds back.
 // What is held back is shown as blocked in the plan, with why.
 func (l *Loop) choose(ctx context.Context, h *held, m Message, v *view, now time.Time) (step remedy.Step, apply bool, err error) {
+	h.counted = 0
 	v.braked = l.restrain(h, v, now)
 	next := func() (remedy.Step, bool) {
 		return v.plan.NextExcept(func(s remedy.Step) bool {
@@ -174,6 +175,9 @@ func (l *Loop) choose(ctx context.Context, h *held, m Message, v *view, now time
 			return step, false, err
 		}
 		if held == nil {
+			if a.counted {
+				h.counted = h.row.HeadSeq + 1 // the intent that comes next
+			}
 			break
 		}
 		for _, s := range v.plan.Steps {

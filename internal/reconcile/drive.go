@@ -93,7 +93,7 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 		out.NotBefore = times[len(times)-l.Policy.Brakes.MaxSendsPerStepPerDay].Add(guardWindow)
 		return true, l.end(ctx, h, out, false)
 	}
-	if out, err := l.stillSet(ctx, st.Step); err != nil || out != nil {
+	if out, err := l.stillSet(ctx, h); err != nil || out != nil {
 		if err != nil {
 			return false, err
 		}

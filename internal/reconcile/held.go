@@ -27,6 +27,9 @@ type held struct {
 	// calling is set while a call's answer isn't known: the call may land as long as
 	// the lease lasts, which so isn't cut short.
 	calling bool
+	// counted is the intent, by number, of a change that the breaker counted in this
+	// turn, 0 for none.
+	counted int
 	done    map[string]bool // by SendKey: steps that ended well in this turn
 	// orphan is an intent at the chain's head that the row doesn't show: it was
 	// never sent, and serves again if the same step is planned.

@@ -52,9 +52,11 @@ func (l *Loop) BrakesNow(ctx context.Context) (BrakesState, error) {
 	if s.Breaker, err = books.Breaker(ctx); err != nil {
 		return s, err
 	}
-	if s.Changed, err = books.CountChanged(ctx, s.Breaker, now); err != nil {
+	changes, err := books.Changes(ctx, s.Breaker, now)
+	if err != nil {
 		return s, err
 	}
+	s.Changed = len(changes.At)
 	if s.Canary, err = books.Canary(ctx, l.Policy.Hash); err != nil {
 		return s, err
 	}

@@ -19,6 +19,9 @@ var quarantineAll = [2]string{"key-size: {effect: enforce, minBits: 2048}", "key
 // writes.
 var noRegion = [2]string{"ensureRegionKey: true\n  ensureRegionDES: true", "ensureRegionKey: false\n  ensureRegionDES: false"}
 
+// noGrant leaves rights as they are.
+var noGrant = [2]string{"grantRights: true", "grantRights: false"}
+
 // noTag leaves the verdict's tag out, so that quarantine is the one change.
 var noTag = [2]string{"  tag: true\n", "  tag: false\n"}
 

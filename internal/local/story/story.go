@@ -46,7 +46,7 @@ type Story struct {
 
 // All are the stories, in the order in which they are listed.
 func All() []Story {
-	bad := [][2]string{quarantineAll, noRegion, noTag}
+	bad := [][2]string{quarantineAll, noRegion, noGrant, noTag}
 	return []Story{
 		{Name: "key-expiring", About: "a key nears its end and expires; its VMs are judged again by the vault's own events", play: keyExpiring},
 		{Name: "breaker", About: "a bad policy quarantines VM after VM until the breaker trips, and nothing more is written before a person resets it",
