@@ -39,7 +39,6 @@ type admission struct {
 	breaker ledger.Breaker
 	// counted: the object is one of those that the breaker lets be changed.
 	counted bool
-	step remedy.Step
 }
 
 func (l *Loop) brakes() ledger.Brakes { return ledger.Brakes{Tables: l.Tables} }
@@ -70,7 +69,6 @@ func (a *admission) askAll(ctx context.Context, s remedy.Step) (held func(remedy
 	if !canaryHolds(s) || a.begun {
 		return nil, b, nil
 	}
-	a.step = s
 	if b, held, err := a.canary(ctx); err != nil || held {
 		return canaryHolds, b, err
 	}

@@ -8,6 +8,7 @@ import (
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
+	"cvmguard/internal/ledger/memstore"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/remedy"
 )
@@ -113,4 +114,45 @@ func TestTheStepLimit(t *testing.T) {
 		t.Errorf("%v, braked by %q", w.writes, w.row(t, o).Braked)
 	}
 	w.atRest(t, o)
+}
+
+// A crash at any point around the limit: never is more changed than may be, and what
+// rests is either done or held by the breaker.
+func TestTheBreakerAndACrashAtAnyPoint(t *testing.T) {
+	all := []string{"vm1", "vm2", "vm3"}
+	run := func(at int) (points int) {
+		w := newWorld(t, all...)
+		doc := braked(t, func(b *policy.Brakes) { b.MaxVMsPerHour = 2 })
+		start := func() *Loop { l := w.loop(t, policy.ModeEnforce); l.Policy = doc; return l }
+		w.announce(t, all...)
+		point := func(name string) error {
+			if points++; points == at {
+				panic(crash{name})
+			}
+			return nil
+		}
+		w.store.Hook = func(a memstore.Action) error { return point(a.Op + a.Name) }
+		w.hook = point
+		w.drain(t, start(), start)
+		w.quiet()
+		changed, held := w.changedVMs(all), 0
+		for _, n := range all {
+			o := mustVM(t, n)
+			w.atRest(t, o)
+			if r := w.row(t, o); r.Braked == BrakeBreaker {
+				held++
+			}
+		}
+		if len(changed) > 2 || len(changed)+held != len(all) || !w.breaker(t).Tripped || w.count("tags") > 2 {
+			t.Errorf("a crash at point %d: %v were changed, %d are held, tripped %t, %v", at, changed, held, w.breaker(t).Tripped, w.writes)
+		}
+		return points
+	}
+	stride := 1
+	if raceEnabled || testing.Short() {
+		stride = 7
+	}
+	for at, all := 1, run(0); at <= all && !t.Failed(); at += stride {
+		run(at)
+	}
 }

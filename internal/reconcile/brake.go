@@ -25,9 +25,6 @@ const (
 // brakeOrder is their order of strength.
 var brakeOrder = []string{BrakeBreaker, BrakeUnreadable, BrakeCanary, BrakeLimit, BrakeWindow, BrakeContested}
 
-// Brakes lists the brakes, the strongest first.
-func Brakes() []string { return slices.Clone(brakeOrder) }
-
 // codeBreaker is the Outcome.Code of a step that the breaker stopped right before
 // its call.
 const codeBreaker = "breaker"

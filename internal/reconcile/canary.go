@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"os"
 	"context"
 	"fmt"
 	"log/slog"
@@ -35,10 +34,6 @@ func (a *admission) canary(ctx context.Context) (b brake, held bool, err error) 
 		}
 		if small {
 			p := ledger.CanaryPlace{Chain: h.object.Chain(), ID: h.row.ID, Shared: h.object.Kind, Was: a.verdict, At: a.now}
-			if f, e := os.OpenFile("/tmp/dbg5", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); e == nil {
-				fmt.Fprintln(f, h.row.ID, a.step)
-				f.Close()
-			}
 			if taken, err := l.brakes().TakePlace(ctx, l.Policy.Hash, most, p); err != nil || taken {
 				return b, false, err
 			}

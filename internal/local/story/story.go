@@ -55,6 +55,7 @@ func All() []Story {
 			Edits: append(bad, brakes("  canary: {vms: 2}\n")), play: canary},
 		{Name: "two-enforcers", About: "another hand changes a value back; after the second time cvmguard leaves it alone and says so",
 			Edits: bad, play: twoEnforcers},
+		{Name: "kernel", About: "a kernel is updated without the disk's key being sealed to it, which is said before the reboot that would lock the owner out", play: kernel},
 	}
 }
 
