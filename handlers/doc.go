@@ -74,5 +74,6 @@ func Register(m *customhandler.Mux, app Source) {
 	m.HTTP("evidence", "evidence/{nonce?}", []string{"POST"}, true, Evidence(app))
 	m.HTTP("inbox", "inbox/{id?}/{act?}", []string{"GET", "POST"}, false, Inbox(app))
 	m.HTTP("brakes", "brakes", []string{"GET", "POST"}, false, Brakes(app))
+	m.HTTP("operations", "operations/{hash?}/{word?}", []string{"GET", "POST"}, false, Operations(app))
 	m.HTTP("health", "health", []string{"GET"}, false, Health(app))
 }

@@ -41,6 +41,9 @@ param grantRemedies bool = false
 @description('In mode enforce, grant also role-access-policies.json: repair rights in vaults with access policies. No condition narrows it: it can give any right in such a vault to anybody, to cvmguard itself too.')
 param grantAccessPolicies bool = false
 
+@description('In mode enforce, with grantRemedies, grant also role-recreate.json: delete VMs and create them anew, by plans that a person approves (cvmguard recreate).')
+param grantRecreation bool = false
+
 @description('Make the Event Grid subscriptions. Needs the code to be deployed already.')
 param events bool = false
 
@@ -82,7 +85,8 @@ param initiativeContent object = loadJsonContent('initiative.json')
 param tags object = {}
 
 // What a VM event is: the operations after which a VM may stand differently.
-// runCommands/write is left out on purpose, it is cvmguard's own echo.
+// runCommands/write is left out on purpose, it is cvmguard's own echo. Those of scale
+// sets are of instances of uniform ones.
 var vmOperations = [
   'Microsoft.Compute/virtualMachines/write'
   'Microsoft.Compute/virtualMachines/delete'
@@ -95,7 +99,6 @@ var vmOperations = [
   'Microsoft.Compute/virtualMachines/reimage/action'
   'Microsoft.Compute/virtualMachines/extensions/write'
   'Microsoft.Compute/virtualMachines/extensions/delete'
-  // Of instances of uniform scale sets.
   'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/write'
   'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/delete'
   'Microsoft.Compute/virtualMachineScaleSets/virtualMachines/start/action'
@@ -269,6 +272,17 @@ module accessPoliciesRole 'modules/role.bicep' = if (mode == 'enforce' && grantA
     roleName: 'cvmguard access policies (${name} ${take(suffix, 5)})'
     roleDescription: 'Repair of rights in vaults with access policies. It can give any right in such a vault, to its holder too.'
     powers: loadJsonContent('role-access-policies.json')
+    principalId: identity.outputs.principalId
+  }
+}
+
+module recreateRole 'modules/role.bicep' = if (mode == 'enforce' && grantRecreation) {
+  name: 'cvmguard-role-recreate'
+  params: {
+    key: '${name}-${groupName}-recreate'
+    roleName: 'cvmguard re-creation (${name} ${take(suffix, 5)})'
+    roleDescription: 'What the re-creation of a VM needs on top of the remedies: to delete it, and to join its network interfaces and identities to the new one.'
+    powers: loadJsonContent('role-recreate.json')
     principalId: identity.outputs.principalId
   }
 }

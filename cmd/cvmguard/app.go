@@ -97,7 +97,7 @@ func newApp(ctx context.Context, cfg config.Config, doc, shadow *policy.Document
 		Tool:   &reconcile.GuestTool{Blobs: blobs, SAS: blobs, Path: cfg.GuestTool, Life: cfg.NonceLife},
 		Policy: doc, Shadow: shadow, Settings: loopSettings(cfg), Now: time.Now, Rand: rand.Reader, Log: log, Version: version, Development: cfg.Development,
 	}
-	loop.Activity = az
+	loop.Activity, loop.Planning = az, az
 	if cfg.DevAzure != "" {
 		loop.ActivityLag = cfg.Margin // the simulator's log is never behind
 	}

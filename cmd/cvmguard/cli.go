@@ -16,17 +16,21 @@ import (
 // commands is the command line. Each command is a struct whose Run method gets
 // the console; what it gives back is told by console.finish.
 type commands struct {
-	Check   checkCmd   `cmd:"" help:"Judge VMs straight from Azure. Changes nothing, needs no storage."`
-	Rerun   rerunCmd   `cmd:"" help:"Have the function app look at VMs again."`
-	VMs     vmsCmd     `cmd:"" name:"vms" help:"List what the function app knows of VMs, or show one."`
-	Fresh   freshCmd   `cmd:"" help:"Ask whether a VM is compliant and was attested lately."`
-	Brakes  brakesCmds `cmd:"" help:"Show what holds steps back; reset the breaker, release the canary, resume a step."`
-	Verify  verifyCmds `cmd:"" help:"Verify the ledger offline."`
-	Policy  policyCmds `cmd:"" help:"Show, check and explain policy documents."`
-	Key     keyCmds    `cmd:"" help:"Draft, compare and judge release policies; list what hangs on a key."`
-	Rebuild rebuildCmd `cmd:"" help:"Write table rows anew from the ledger's records."`
-	Version versionCmd `cmd:"" help:"Print the version."`
-	Serve   serveCmd   `cmd:"" help:"Be the custom handler that the Functions host starts."`
+	Check     checkCmd      `cmd:"" help:"Judge VMs straight from Azure. Changes nothing, needs no storage."`
+	Rerun     rerunCmd      `cmd:"" help:"Have the function app look at VMs again."`
+	VMs       vmsCmd        `cmd:"" name:"vms" help:"List what the function app knows of VMs, or show one."`
+	Fresh     freshCmd      `cmd:"" help:"Ask whether a VM is compliant and was attested lately."`
+	Brakes    brakesCmds    `cmd:"" help:"Show what holds steps back; reset the breaker, release the canary, resume a step."`
+	Verify    verifyCmds    `cmd:"" help:"Verify the ledger offline."`
+	Policy    policyCmds    `cmd:"" help:"Show, check and explain policy documents."`
+	Key       keyCmds       `cmd:"" help:"Draft, compare and judge release policies; list what hangs on a key."`
+	Rebuild   rebuildCmd    `cmd:"" help:"Write table rows anew from the ledger's records."`
+	Rotate    rotateCmds    `cmd:"" help:"Rotate the key of a disk encryption set, by a plan that a person approves."`
+	Recreate  recreateCmds  `cmd:"" help:"Make a VM anew as a confidential one, by a plan that a person approves."`
+	Undo      undoCmd       `cmd:"" help:"Plan the undoing of a step that cvmguard took."`
+	Operation operationCmds `cmd:"" help:"List, show, approve, pause, resume and stop plans."`
+	Version   versionCmd    `cmd:"" help:"Print the version."`
+	Serve     serveCmd      `cmd:"" help:"Be the custom handler that the Functions host starts."`
 
 	devCommands
 }

@@ -119,7 +119,7 @@ func Start(ctx context.Context, o Options) (w *World, err error) {
 // enforce, and what a deployment may grant on top.
 func readRole(infra, mode string) (*azuresim.Role, error) {
 	all := &azuresim.Role{}
-	files := []string{"role-read.json", "role.json", "role-remedy.json", "role-access-policies.json"}
+	files := []string{"role-read.json", "role.json", "role-remedy.json", "role-access-policies.json", "role-recreate.json"}
 	if mode == policy.ModeObserve {
 		files = files[:1] // as the deployment does it
 	}

@@ -66,15 +66,19 @@ func (s *subject) claims() (cvm.GuestClaims, []Finding) {
 	if list := s.canFDE(); list != nil {
 		return none, list
 	}
-	if s.p.Claims.Known {
+	if s.p.Claims.Known && s.p.Attestation.Known {
 		return s.p.Claims.Value, nil
 	}
-	f := unread(s.p.Claims, "evidence-not-collected", "claims")
+	why := s.p.Claims
+	if why.Known { // what nothing vouches for doesn't count
+		why = cvm.Fact[cvm.GuestClaims]{Why: s.p.Attestation.Why}
+	}
+	f := unread(why, "evidence-not-collected", "claims")
 	f.Class, f.Facts = InPlace, []string{"claims"}
 	switch a := s.p.Attestation; {
 	case a.Known && a.Value.Evidence.State != cvm.Pass:
 		f.Reason, f.Class, f.Text = "fde-unproven", NeedsPerson, "The guest's evidence didn't pass, so its word on its disk doesn't count."
-	case f.Action == "" && s.p.Claims.Why.Detail == "":
+	case f.Action == "" && why.Why.Detail == "":
 		f.Text = "No evidence with the guest's word on its disk has come yet."
 	}
 	return none, one(f)

@@ -74,6 +74,7 @@ func TestFDERules(t *testing.T) {
 			x.Attestation = cvm.NotRead[cvm.Attestation]("evidence-not-collected", "", "")
 			x.Claims = cvm.NotRead[cvm.GuestClaims]("evidence-not-collected", "", "")
 		}, all(collect), Unknown},
+		{"claims that nothing vouches for", func(x p) { x.Attestation = cvm.NotRead[cvm.Attestation]("evidence-not-collected", "", "") }, all(collect), Unknown},
 		{"an attestation of before there were claims", func(x p) { x.Claims = cvm.Fact[cvm.GuestClaims]{} }, all(collect), Unknown},
 		{"evidence refused", func(x p) {
 			x.Claims, x.Attestation.Value.Evidence = cvm.Fact[cvm.GuestClaims]{}, cvm.Outcome{State: cvm.Fail, Reason: "quote.signature"}

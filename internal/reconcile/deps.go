@@ -92,7 +92,9 @@ type Loop struct {
 	Tables  ledger.Tables
 	Queue   ledger.Queue
 	Applier remedy.Applier
-	MAA     attest.MAAClient
+	// Planning reads what operations rest on, past every cache; nil: none is planned.
+	Planning remedy.RecreationReader
+	MAA      attest.MAAClient
 	// Judge judges a bundle; nil is attest.Judge.
 	Judge    func(ctx context.Context, bundle []byte, n attest.Nonce, s attest.Subject, o attest.Options, now time.Time) attest.Result
 	Roots    *attest.Roots

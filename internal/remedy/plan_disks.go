@@ -189,7 +189,9 @@ func (pl *vmPlanner) startDoubts() []string {
 	// What an exemption lets pass may keep the VM down all the same.
 	for _, f := range pl.v.Findings {
 		bad := f.State == cvm.Fail || f.State == cvm.UnknownState || f.State == cvm.Exempt
-		if bad && !slices.Contains(harmless, f.Reason) && !pl.aboutWrongDataDES(f) {
+		// A root whose key may not be sealed to what boots next is a doubt even where
+		// nobody could tell.
+		if bad && (f.Rule == "reseal-pending" || !slices.Contains(harmless, f.Reason)) && !pl.aboutWrongDataDES(f) {
 			out.when(true, "%s is %s (%s)", f.Rule, f.State, f.Reason)
 		}
 	}

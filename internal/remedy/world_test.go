@@ -271,7 +271,9 @@ func (w *world) posture() cvm.Posture {
 		DESDisks: cvm.NotRead[[]cvm.Disk]("not-asked", "", ""), Key: fact(cvm.KeyID(w.sets[desID].KeyURL)),
 		Vault: cvm.Known(w.vaults[strings.ToLower(vaultID)]), Rights: cvm.Known(w.rights[keyURL]), GuestAsked: true,
 		Attestation: cvm.Known(cvm.Attestation{MAA: cvm.Outcome{State: cvm.Pass}, Evidence: cvm.Outcome{State: cvm.Pass},
-			NonceIssued: testNow.Add(-time.Hour), JudgedAt: testNow.Add(-time.Hour), Way: "arm", Kind: "snp"})}
+			NonceIssued: testNow.Add(-time.Hour), JudgedAt: testNow.Add(-time.Hour), Way: "arm", Kind: "snp", PCRs: map[string]string{"12": cvm.PCR12Fenced}}),
+		Claims: cvm.Known(cvm.GuestClaims{CloudInit: "done", RootEncrypted: cvm.True, UbuntuFDE: cvm.True, ClearKey: cvm.False, KeyFile: cvm.False,
+			ResizeSlot: cvm.False, SRKTemplate: cvm.False, SealedKey: cvm.True, BootFiles: cvm.True})}
 	for _, ref := range w.vm.DataDisks {
 		f := cvm.DataDiskFacts{Ref: ref, Disk: cvm.Known(w.disks[ref.ID])}
 		if id := w.disks[ref.ID].SSEDES; id != "" {

@@ -3,7 +3,6 @@ package story
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"cvmguard/internal/azuresim"
@@ -100,13 +99,4 @@ func short(hash string) string {
 		return hash
 	}
 	return hash[:12]
-}
-
-// named lists VMs by name.
-func named(ids []string) string {
-	var out []string
-	for _, id := range ids {
-		out = append(out, name(id))
-	}
-	return strings.Join(out, ", ")
 }

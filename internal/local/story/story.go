@@ -49,6 +49,7 @@ func All() []Story {
 	bad := [][2]string{quarantineAll, noRegion, noGrant, noTag}
 	return []Story{
 		{Name: "key-expiring", About: "a key nears its end and expires; its VMs are judged again by the vault's own events", play: keyExpiring},
+		{Name: "rotation", About: "a key's rotation is planned, approved by its hash and carried out, every VM on the set down in between", Edits: [][2]string{noRegion}, play: rotation},
 		{Name: "breaker", About: "a bad policy quarantines VM after VM until the breaker trips, and nothing more is written before a person resets it",
 			Edits: append(bad, [2]string{"breaker: {vmsPerHour: 500, ", "breaker: {vmsPerHour: 4, "}), play: breaker},
 		{Name: "canary", About: "a new policy changes two VMs, and the rest when a person releases it",
@@ -56,6 +57,7 @@ func All() []Story {
 		{Name: "two-enforcers", About: "another hand changes a value back; after the second time cvmguard leaves it alone and says so",
 			Edits: bad, play: twoEnforcers},
 		{Name: "kernel", About: "a kernel is updated without the disk's key being sealed to it, which is said before the reboot that would lock the owner out", play: kernel},
+		{Name: "recreation", About: "a Trusted Launch VM is made anew as a confidential one by an approved plan, and the way back is taken", Edits: [][2]string{noRegion}, play: recreation},
 	}
 }
 

@@ -1,0 +1,370 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"cvmguard/handlers"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/reconcile"
+	"cvmguard/internal/remedy"
+)
+
+// operationCmds are about operations of any kind: plans that the function app
+// carries out once a person has approved them.
+type operationCmds struct {
+	List    operationListCmd `cmd:"" help:"List what was planned, and where each stands."`
+	Show    operationShowCmd `cmd:"" help:"Show a plan and how far it has come."`
+	Approve approveCmd       `cmd:"" help:"Approve a plan: it is carried out."`
+	Pause   pauseCmd         `cmd:"" help:"Let the step under way end, and take no other."`
+	Resume  resumeCmd        `cmd:"" help:"Go on after a pause, or try a step that failed at once."`
+	Stop    stopCmd          `cmd:"" help:"Give it up; VMs that a rotation took down are started again."`
+}
+
+// Help is kong's.
+func (operationCmds) Help() string {
+	return `A plan is made by cvmguard rotate plan, recreate plan or undo. It never changes, and its hash is that of its bytes: what you approve is what was shown. The function app takes its steps one after another, each with a record before it and after it.`
+}
+
+// planOf is the argument that names a plan.
+type planOf struct {
+	Hash string `arg:"" help:"The plan's hash, 64 hex digits."`
+	app
+}
+
+type operationListCmd struct {
+	app
+	output
+}
+
+// Run lists.
+func (cmd operationListCmd) Run(c *console) error {
+	k, err := cmd.client(c)
+	if err != nil {
+		return err
+	}
+	a, err := k.ask(c.ctx, http.MethodGet, "/api/operations", nil, nil, http.StatusOK)
+	if err != nil {
+		return err
+	}
+	if cmd.json() {
+		return c.json(json.RawMessage(a.body))
+	}
+	var all struct {
+		Operations []handlers.OperationView `json:"operations"`
+	}
+	if err := a.decode(&all); err != nil {
+		return err
+	}
+	if len(all.Operations) == 0 {
+		c.say("nothing was planned; see cvmguard rotate plan, recreate plan and undo")
+	}
+	g := c.grid("plan", "kind", "about", "state", "made", "by")
+	for _, o := range all.Operations {
+		g.add(o.Hash, o.Kind, clean(o.Object), o.State, moment(&o.Made), clean(o.MadeBy))
+	}
+	g.print(c)
+	return nil
+}
+
+type operationShowCmd struct {
+	planOf
+	output
+}
+
+// Help is kong's.
+func (operationShowCmd) Help() string {
+	return "Exit status 0: all steps are done. 1: they aren't."
+}
+
+// Run shows.
+func (cmd operationShowCmd) Run(c *console) error {
+	k, err := cmd.client(c)
+	if err != nil {
+		return err
+	}
+	v, body, err := k.operation(c, cmd.Hash)
+	if err != nil {
+		return err
+	}
+	if cmd.json() {
+		if err := c.json(json.RawMessage(body)); err != nil {
+			return err
+		}
+	} else {
+		showOperation(c, v)
+	}
+	if v.State != reconcile.OperationDone {
+		return exitStatus(exitNot)
+	}
+	return nil
+}
+
+func (k *client) operation(c *console, hash string) (v handlers.OperationView, body []byte, err error) {
+	a, err := k.ask(c.ctx, http.MethodGet, "/api/operations/"+hash, nil, nil, http.StatusOK)
+	if err != nil {
+		return v, nil, err
+	}
+	return v, a.body, a.decode(&v)
+}
+
+func showOperation(c *console, v handlers.OperationView) {
+	c.line("%s  %s", v.Kind, clean(v.Object))
+	c.line("%s", clean(v.Why))
+	c.line("")
+	c.line("state  %s: %s", v.State, clean(v.Text))
+	if v.Approved != nil {
+		c.line("approved %s %s", moment(v.Approved), clean(v.ApprovedBy))
+	}
+	if v.Braked != "" {
+		c.line("held by the brake %s", v.Braked)
+	}
+	c.line("")
+	g := c.grid("", "step", "state", "disturbs", "does", "why")
+	for i, s := range v.Steps {
+		why := s.Why
+		if s.Retry != nil {
+			why = "failed, tried again " + moment(s.Retry)
+		}
+		g.add(i+1, s.Step, s.State, s.Disturbs, clean(s.Does), clean(why))
+	}
+	g.print(c)
+	if op := v.Operation; op != nil {
+		showPlan(c, *op)
+	}
+	c.line("")
+	c.line("plan %s", v.Hash)
+}
+
+// showPlan tells what a person must know before approving.
+func showPlan(c *console, op remedy.Operation) {
+	if len(op.VMs) > 0 {
+		c.line("")
+		g := c.grid("VM", "is started again", "estimated downtime", "note")
+		for _, vm := range op.VMs {
+			again, down := "no", ""
+			if vm.Running {
+				again, down = "yes", vm.Downtime.Round(time.Minute).String()
+			}
+			g.add(clean(vm.ID.Name()), again, down, clean(vm.Note))
+		}
+		g.print(c)
+	}
+	for _, part := range []struct {
+		name string
+		list []string
+	}{{"Lost", op.Lost}, {"Know before", op.Notes}, {"The way back", op.Back}} {
+		if len(part.list) == 0 {
+			continue
+		}
+		c.line("")
+		c.line("%s:", part.name)
+		for _, s := range part.list {
+			c.line("  - %s", clean(s))
+		}
+	}
+}
+
+type approveCmd struct {
+	planOf
+	waiting
+}
+
+// Run approves.
+func (cmd approveCmd) Run(c *console) error {
+	return sayTo(c, cmd.planOf, ledger.CauseApprove, cmd.waiting)
+}
+
+type pauseCmd struct{ planOf }
+
+// Run pauses.
+func (cmd pauseCmd) Run(c *console) error {
+	return sayTo(c, cmd.planOf, ledger.CausePause, waiting{})
+}
+
+type resumeCmd struct {
+	planOf
+	waiting
+}
+
+// Run resumes.
+func (cmd resumeCmd) Run(c *console) error {
+	return sayTo(c, cmd.planOf, ledger.CauseResume, cmd.waiting)
+}
+
+type stopCmd struct{ planOf }
+
+// Run stops.
+func (cmd stopCmd) Run(c *console) error {
+	return sayTo(c, cmd.planOf, ledger.CauseStop, waiting{})
+}
+
+// waiting is the flag of commands that may wait for an operation's end.
+type waiting struct {
+	Wait time.Duration `placeholder:"TIME" help:"Wait so long for the end, such as 1h, and say each step."`
+}
+
+// sayTo says a word to an operation and, where it is wanted, waits for its end.
+func sayTo(c *console, p planOf, word string, w waiting) error {
+	k, err := p.client(c)
+	if err != nil {
+		return err
+	}
+	if _, err := k.ask(c.ctx, http.MethodPost, "/api/operations/"+p.Hash+"/"+word, nil, nil, http.StatusAccepted); err != nil {
+		return err
+	}
+	c.say("%s: said; cvmguard operation show %s tells how far it has come", word, p.Hash)
+	if w.Wait <= 0 {
+		return nil
+	}
+	return k.follow(c, p.Hash, w.Wait)
+}
+
+// follow says each change of an operation until it has ended or the time is over.
+func (k *client) follow(c *console, hash string, most time.Duration) error {
+	end := c.now().Add(most)
+	said := map[int]remedy.StepState{}
+	first := true
+	for {
+		v, _, err := k.operation(c, hash)
+		if err != nil {
+			return err
+		}
+		for i, s := range v.Steps {
+			if !first && said[i] != s.State && s.State != remedy.Blocked {
+				c.say("step %d, %s: %s", i+1, s.Step, s.State)
+			}
+			said[i] = s.State
+		}
+		first = false
+		switch v.State {
+		case reconcile.OperationDone:
+			return nil
+		case reconcile.OperationStopped, reconcile.OperationFailed, reconcile.OperationMissing:
+			c.say("%s", clean(v.Text))
+			return exitStatus(exitNot)
+		}
+		if c.now().After(end) {
+			c.say("it has not ended within %s: %s", most, clean(v.Text))
+			return exitStatus(exitNot)
+		}
+		select {
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// planned asks the app for a plan.
+func (k *client) planned(c *console, ask map[string]any) (hash string, op remedy.Operation, body []byte, err error) {
+	a, err := k.ask(c.ctx, http.MethodPost, "/api/operations", nil, ask, http.StatusOK)
+	if err != nil {
+		return "", op, nil, err
+	}
+	var got struct {
+		Hash      string           `json:"hash"`
+		Operation remedy.Operation `json:"operation"`
+	}
+	if err := a.decode(&got); err != nil {
+		return "", op, nil, err
+	}
+	return got.Hash, got.Operation, a.body, nil
+}
+
+// tellPlan shows a plan that was just made, and how to approve it.
+func tellPlan(c *console, asJSON bool, hash string, op remedy.Operation, body []byte, apply string) error {
+	if asJSON {
+		return c.json(json.RawMessage(body))
+	}
+	c.line("%s", clean(op.Why))
+	c.line("")
+	g := c.grid("", "step", "disturbs", "does")
+	for i, s := range op.Steps {
+		g.add(i+1, s.Kind, s.Disturbs, clean(s.Does))
+	}
+	g.print(c)
+	showPlan(c, op)
+	c.line("")
+	c.line("plan %s", hash)
+	c.say("nothing is carried out before it is approved: %s", strings.ReplaceAll(apply, "HASH", hash))
+	return nil
+}
+
+// rotateCmds rotate the key of a disk encryption set.
+type rotateCmds struct {
+	Plan  rotatePlanCmd `cmd:"" help:"Plan the rotation of a disk encryption set's key. Changes nothing."`
+	Apply applyCmd      `cmd:"" help:"Approve a plan: it is carried out."`
+}
+
+// Help is kong's.
+func (rotateCmds) Help() string {
+	return `Confidential VMs can't rotate their key in place: all VMs on the set are deallocated, the set is pointed at the new key version, and those that ran are started again. The plan shows every VM with its estimated downtime, and is refused where anything that the VMs' next start rests on is bad or can't be read.`
+}
+
+type rotatePlanCmd struct {
+	DES  string `required:"" name:"des" placeholder:"ID" help:"ARM id of the disk encryption set."`
+	Key  string `placeholder:"URL" help:"Key version that it is to have; by default the newest of its present key."`
+	Wave int    `placeholder:"N" help:"VMs that one step takes down, at most 20; by default 10."`
+	app
+	output
+}
+
+// Run plans.
+func (cmd rotatePlanCmd) Run(c *console) error {
+	k, err := cmd.client(c)
+	if err != nil {
+		return err
+	}
+	ask := map[string]any{"kind": remedy.RotateKeyOperation, "des": cmd.DES}
+	if cmd.Key != "" {
+		ask["key"] = cmd.Key
+	}
+	if cmd.Wave != 0 {
+		ask["wave"] = cmd.Wave
+	}
+	hash, op, body, err := k.planned(c, ask)
+	if err != nil {
+		return err
+	}
+	return tellPlan(c, cmd.json(), hash, op, body, "cvmguard rotate apply --plan HASH")
+}
+
+// applyCmd approves a plan by its hash.
+type applyCmd struct {
+	Plan string `required:"" placeholder:"HASH" help:"The plan's hash, as it was printed."`
+	app
+	waiting
+}
+
+// Run approves.
+func (cmd applyCmd) Run(c *console) error {
+	return sayTo(c, planOf{Hash: cmd.Plan, app: cmd.app}, ledger.CauseApprove, cmd.waiting)
+}
+
+// undoCmd plans the undoing of a step.
+type undoCmd struct {
+	Record string `arg:"" help:"Name of the record of a step that was done, <key>/<number>, as cvmguard vms KEY --records lists them."`
+	app
+	output
+}
+
+// Help is kong's.
+func (undoCmd) Help() string {
+	return "Makes a plan that takes the step back, where there is a way: tags, the automatic rotation of a disk encryption set, a release policy, a rotated key, a VM that was made anew. Approve it with cvmguard operation approve HASH. From the approval on cvmguard leaves the undone step alone until cvmguard brakes resume says otherwise."
+}
+
+// Run plans.
+func (cmd undoCmd) Run(c *console) error {
+	k, err := cmd.client(c)
+	if err != nil {
+		return err
+	}
+	hash, op, body, err := k.planned(c, map[string]any{"kind": remedy.UndoOperation, "record": cmd.Record})
+	if err != nil {
+		return err
+	}
+	return tellPlan(c, cmd.json(), hash, op, body, "cvmguard operation approve HASH")
+}

@@ -1,0 +1,200 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"cvmguard/internal/customhandler"
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/reconcile"
+	"cvmguard/internal/remedy"
+)
+
+const exampleOperation = `{"kind":"rotate-key","des":"/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute/diskEncryptionSets/des1"}`
+
+// maxOperationBody is the longest body that is read, in bytes.
+const maxOperationBody = 16 << 10
+
+// OperationView is an operation as the API shows it.
+type OperationView struct {
+	Hash       string               `json:"hash"`
+	Key        string               `json:"key"` // of its records
+	Kind       remedy.OperationKind `json:"kind"`
+	Object     string               `json:"object"`
+	Why        string               `json:"why"`
+	Made       time.Time            `json:"made"`
+	MadeBy     string               `json:"madeBy,omitempty"`
+	State      string               `json:"state"` // a code, such as operation-waiting
+	Text       string               `json:"text"`
+	Approved   *time.Time           `json:"approved,omitempty"`
+	ApprovedBy string               `json:"approvedBy,omitempty"`
+	Paused     bool                 `json:"paused,omitempty"`
+	Stopped    bool                 `json:"stopped,omitempty"`
+	Braked     string               `json:"braked,omitempty"`
+	Steps      []OperationStepView  `json:"steps"`
+	// Operation is the plan itself, where one operation is asked for.
+	Operation *remedy.Operation `json:"operation,omitempty"`
+}
+
+// OperationStepView is one of its steps as it stands.
+type OperationStepView struct {
+	Step     remedy.Kind      `json:"step"`
+	Target   string           `json:"target"`
+	State    remedy.StepState `json:"state"`
+	Does     string           `json:"does"`
+	Why      string           `json:"why,omitempty"`
+	Disturbs remedy.Disturbs  `json:"disturbs"`
+	Retry    *time.Time       `json:"retry,omitempty"` // it failed, and is tried again then
+}
+
+type operationBody struct {
+	Kind   string `json:"kind"`
+	DES    string `json:"des"`
+	Key    string `json:"key"`
+	Wave   int    `json:"wave"`
+	VM     string `json:"vm"`
+	Image  string `json:"image"`
+	Size   string `json:"size"`
+	Record string `json:"record"`
+	Plan   string `json:"plan"`
+}
+
+// Operations plans operations, shows where they stand, and takes a person's word on
+// them. What is planned is carried out only once it is approved by its hash.
+func Operations(source Source) customhandler.HTTPFunc {
+	return func(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
+		if p := only(c.Query); p != nil {
+			return refuse(http.StatusBadRequest, *p)
+		}
+		hash, word := strings.ToLower(c.Params["hash"]), c.Params["word"]
+		switch {
+		case c.Method == http.MethodGet && word != "", c.Method == http.MethodPost && hash != "" && word == "":
+			return refuse(http.StatusNotFound, problem{Message: "there is nothing here", Example: "POST /api/operations/<hash>/approve"})
+		case c.Method == http.MethodPost && word != "" && !slices.Contains(reconcile.OperationWords(), word):
+			return refuse(http.StatusNotFound, problem{Field: "word", Given: word, Message: "it must be one of " + strings.Join(reconcile.OperationWords(), ", "), Example: "POST /api/operations/<hash>/approve"})
+		}
+		var body operationBody
+		if c.Method == http.MethodPost && hash == "" {
+			if c.Chunked {
+				return bodyLost(exampleOperation)
+			}
+			var p *problem
+			if body, p = decodeOperation(c.Body); p != nil {
+				return refuse(http.StatusBadRequest, *p)
+			}
+		}
+		app, err := source(ctx)
+		if err != nil {
+			return failed(err)
+		}
+		switch {
+		case c.Method == http.MethodPost && hash == "":
+			return app.planOperation(ctx, body, c.Caller)
+		case c.Method == http.MethodPost:
+			return app.sayToOperation(ctx, c, hash, word)
+		case hash != "":
+			now, err := app.Loop.OperationNow(ctx, hash)
+			if err != nil {
+				return operationFailed(err, "hash", hash)
+			}
+			v := viewOfOperation(now)
+			v.Operation = &now.Op
+			return answer(http.StatusOK, v)
+		}
+		list := []OperationView{}
+		if err := app.Loop.Operations(ctx, func(now reconcile.OperationNow) bool { list = append(list, viewOfOperation(now)); return true }); err != nil {
+			return failed(err)
+		}
+		slices.SortFunc(list, func(a, b OperationView) int { return b.Made.Compare(a.Made) })
+		return answer(http.StatusOK, map[string]any{"operations": list})
+	}
+}
+
+func (a *App) planOperation(ctx context.Context, b operationBody, by string) customhandler.HTTPAnswer {
+	hash, op, err := a.Loop.PlanOperation(ctx, reconcile.OperationAsk{Kind: remedy.OperationKind(b.Kind), DES: cvm.DESID(b.DES), Key: cvm.KeyID(b.Key), Wave: b.Wave,
+		VM: cvm.VMID(b.VM), Recreation: remedy.RecreationOptions{Image: b.Image, Size: b.Size, DES: cvm.DESID(b.DES)}, Record: b.Record, Plan: b.Plan, By: by})
+	if err != nil {
+		return operationFailed(err, "kind", b.Kind)
+	}
+	return answer(http.StatusOK, map[string]any{"hash": hash, "operation": op})
+}
+
+func (a *App) sayToOperation(ctx context.Context, c customhandler.HTTPCall, hash, word string) customhandler.HTTPAnswer {
+	now, err := a.Loop.SayToOperation(ctx, hash, word, c.Caller)
+	if err != nil {
+		return operationFailed(err, "hash", hash)
+	}
+	return look(c, "/api/operations/"+now.Hash, map[string]any{"hash": now.Hash, "word": word, "key": now.Chain})
+}
+
+// operationFailed answers for an error of an operation's: a doubt is a conflict, and
+// what it says is for the person who asked.
+func operationFailed(err error, field, given string) customhandler.HTTPAnswer {
+	switch kind := fault.KindOf(err); kind {
+	case fault.Invalid:
+		return refuse(http.StatusBadRequest, problem{Field: field, Given: given, Message: err.Error(), Example: exampleOperation, Code: string(kind)})
+	case fault.Blocked, fault.Denied:
+		return refuse(http.StatusConflict, problem{Field: field, Given: given, Message: err.Error(), Code: string(kind)})
+	case fault.NotFound:
+		return refuse(http.StatusNotFound, problem{Field: field, Given: given, Message: err.Error(), Code: string(kind)})
+	}
+	return failed(err)
+}
+
+func decodeOperation(body []byte) (operationBody, *problem) {
+	bad := func(field, given, format string, args ...any) (operationBody, *problem) {
+		return operationBody{}, &problem{Field: field, Given: given, Message: fmt.Sprintf(format, args...), Example: exampleOperation}
+	}
+	if len(body) > maxOperationBody {
+		return bad("body", strconv.Itoa(len(body))+" bytes", "the body is too long: the most is %d bytes", maxOperationBody)
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return bad("body", "", "a JSON body is needed")
+	}
+	var b operationBody
+	if err := decodeBody(body, &b); err != nil {
+		return bad("body", string(body), "the body can't be read: %s; it has a kind (rotate-key, recreate-vm, undo) and what it is about", unreadable(err))
+	}
+	given := map[string]bool{"des": b.DES != "", "key": b.Key != "", "wave": b.Wave != 0, "vm": b.VM != "", "image": b.Image != "", "size": b.Size != "", "record": b.Record != "", "plan": b.Plan != ""}
+	allowed := map[string][]string{
+		string(remedy.RotateKeyOperation): {"des", "key", "wave"},
+		string(remedy.RecreateOperation):  {"vm", "image", "size", "des"},
+		string(remedy.UndoOperation):      {"record", "plan"},
+	}
+	may, ok := allowed[b.Kind]
+	if !ok {
+		return bad("kind", b.Kind, "it must be rotate-key, recreate-vm or undo")
+	}
+	for _, name := range []string{"des", "key", "wave", "vm", "image", "size", "record", "plan"} {
+		if given[name] && !slices.Contains(may, name) {
+			return bad(name, "", "it doesn't go with the kind %s, which has %s", b.Kind, strings.Join(may, ", "))
+		}
+	}
+	switch {
+	case b.Kind == string(remedy.UndoOperation) && given["record"] == given["plan"]:
+		return bad("record", b.Record, "give either the record of the step that is to be undone, or the plan of the re-creation that is to be gone back on")
+	case b.Kind != string(remedy.UndoOperation) && !given[may[0]]:
+		return bad(may[0], "", "it is needed with the kind %s", b.Kind)
+	}
+	return b, nil
+}
+
+func viewOfOperation(n reconcile.OperationNow) OperationView {
+	v := OperationView{Hash: n.Hash, Key: n.Chain, Kind: n.Op.Kind, Object: n.Op.Object, Why: n.Op.Why, Made: n.Op.Made, MadeBy: n.Op.MadeBy, State: n.Code, Text: n.Text,
+		Approved: timeOrNil(n.State.Approved), ApprovedBy: n.State.ApprovedBy, Paused: n.State.Paused, Stopped: n.State.Stopped, Braked: n.Braked, Steps: []OperationStepView{}}
+	for _, s := range n.Plan.Steps {
+		step := OperationStepView{Step: s.Kind, Target: s.Target, State: s.State, Does: s.Does, Why: s.Why, Disturbs: s.Disturbs}
+		if s.State != remedy.Done {
+			step.Retry = timeOrNil(n.Retry(s))
+		}
+		v.Steps = append(v.Steps, step)
+	}
+	return v
+}
