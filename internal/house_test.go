@@ -19,6 +19,7 @@ var allowed = map[string][]string{
 	"internal/fault":         {},
 	"internal/cvm":           {"internal/fault"},
 	"internal/policy":        {"internal/cvm", "internal/fault"},
+	"internal/policy/truth":  {"internal/cvm", "internal/fault", "internal/policy"},
 	"internal/azurepolicy":   {"internal/policy", "internal/cvm", "internal/fault"},
 	"internal/remedy":        {"internal/cvm", "internal/policy", "internal/fault"},
 	"internal/attest":        {"internal/cvm", "internal/fault"},
@@ -45,7 +46,7 @@ var pure = map[string]bool{"internal/azurepolicy": true, "internal/cvm": true, "
 var impure = []string{"context", "net", "net/http", "os", "io/fs", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand"}
 
 // localWorld is never linked into what is shipped.
-var localWorld = []string{"internal/azuresim", "internal/devhost", "internal/ledger/memstore", "internal/ledger/storetest", "internal/local", "internal/local/story"}
+var localWorld = []string{"internal/azuresim", "internal/devhost", "internal/ledger/memstore", "internal/ledger/storetest", "internal/local", "internal/local/story", "internal/estate/estatetest", "internal/policy/truth"}
 
 const module = "cvmguard/"
 

@@ -36,12 +36,17 @@ func TestTheDeploymentsVMEventsLeadToAVM(t *testing.T) {
 	const vm = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm1"
 	const stem = "Microsoft.Compute/virtualMachines/"
 	for _, op := range operations {
+		subject := vm
 		rest, ok := strings.CutPrefix(op, stem)
+		if !ok {
+			// An instance of a uniform scale set.
+			rest, ok = strings.CutPrefix(op, "Microsoft.Compute/virtualMachineScaleSets/virtualMachines/")
+			subject = strings.Replace(vm, "virtualMachines/vm1", "virtualMachineScaleSets/set1/virtualMachines/0", 1)
+		}
 		if !ok {
 			t.Errorf("%s isn't an operation on a VM", op)
 			continue
 		}
-		subject := vm
 		if child, _, nested := strings.Cut(rest, "/"); nested && !strings.HasSuffix(rest, "/action") {
 			subject += "/" + child + "/GuestAttestation"
 		}
@@ -61,7 +66,7 @@ func TestTheDeploymentsVMEventsLeadToAVM(t *testing.T) {
 			if e.Operation != op {
 				t.Errorf("%s: the event's operation is read as %q", op, e.Operation)
 			}
-			if d := azure.Classify(e); string(d.VM) != vm || d.Drop != "" {
+			if d := azure.Classify(e); string(d.VM) != strings.TrimSuffix(subject, "/extensions/GuestAttestation") || d.Drop != "" {
 				t.Errorf("%s, %s: leads to %q, dropped %q (%s)", typ, op, d.VM, d.Drop, d.Why)
 			}
 		}

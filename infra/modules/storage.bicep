@@ -15,6 +15,7 @@ var containers = [
   'records'
   'evidence'
   'policy'
+  'plans'
   'checkpoints'
   'tools'
   'incoming'
