@@ -1,6 +1,9 @@
 package cvm
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Tri is a boolean that ARM may leave out.
 type Tri string
@@ -84,6 +87,12 @@ type Extension struct {
 	Version           string `json:"version,omitempty"`
 	ProvisioningState string `json:"provisioningState,omitempty"`
 	HandlerStatus     string `json:"handlerStatus,omitempty"` // vmAgent.extensionHandlers[].status.displayStatus, "" unread
+}
+
+// Orphaned says whether a disk is a confidential OS disk that nobody holds: what is
+// on it can be had only by who makes a VM of it.
+func (d Disk) Orphaned() bool {
+	return strings.HasPrefix(strings.ToLower(d.SecurityType), "confidentialvm_") && strings.EqualFold(d.State, "Unattached") && d.ManagedBy == ""
 }
 
 // Disk is a managed disk (API 2026-03-02).

@@ -100,6 +100,7 @@ func simulated(t *testing.T, cloud string, cases []estatetest.Case) *azure.Reade
 	if err := os.WriteFile(ca, s.CAPEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	handler, _ := s.Principal(azuresim.HandlerPrincipal)
 	for _, c := range cases {
 		for _, b := range c.Chain.Bodies() { // vaults come before keys
 			if !estatetest.IsKey(b) {
@@ -108,7 +109,7 @@ func simulated(t *testing.T, cloud string, cases []estatetest.Case) *azure.Reade
 				}
 			}
 			if b["type"] == "Microsoft.KeyVault/managedHSMs" {
-				if err := s.GrantHSM(estatetest.Text(b, "name"), "/", azuresim.HandlerPrincipal, "Managed HSM Crypto Auditor"); err != nil {
+				if err := s.GrantHSM(estatetest.Text(b, "name"), "/", handler.ObjectID, "Managed HSM Crypto Auditor"); err != nil {
 					t.Fatal(err)
 				}
 			}

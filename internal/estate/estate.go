@@ -287,8 +287,8 @@ func (e *Estate) deletedOr(name string, err error) error {
 	return err
 }
 
-// Orphans are the disks under a confidential customer key that are unattached and
-// that no VM names (row 28), in the order of their folded ids.
+// Orphans are the confidential OS disks that are unattached and that no VM names
+// (row 28), in the order of their folded ids.
 func (e *Estate) Orphans() []cvm.Disk {
 	named := map[string]bool{}
 	for _, vm := range e.Captured() {
@@ -299,7 +299,7 @@ func (e *Estate) Orphans() []cvm.Disk {
 	}
 	var all []cvm.Disk
 	for _, d := range e.Disks() {
-		if strings.EqualFold(d.SecurityType, cvm.DiskCustomerKey) && strings.EqualFold(d.State, "Unattached") && d.ManagedBy == "" && !named[d.ID.Fold()] {
+		if d.Orphaned() && !named[d.ID.Fold()] {
 			all = append(all, d)
 		}
 	}

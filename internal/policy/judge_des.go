@@ -157,18 +157,24 @@ func judgeUse(s *subject) []Finding {
 	}
 	ephemeral := s.on == onVM && s.vm.OSDisk.Ephemeral
 	typ, _, _ := s.encryption()
-	confidential, other := s.on == onVM && !ephemeral && typ == cvm.EncryptDisk, false
+	confidential, other, strange := s.on == onVM && !ephemeral && typ == cvm.EncryptDisk, false, ""
 	for _, d := range s.desDisks.Value {
 		switch {
+		case s.on == onVM && d.ID != "" && d.ID.Fold() == s.vm.OSDisk.ID.Fold(): // as its VM says; rows 24 and 26 compare them
 		case strings.EqualFold(d.SecurityType, cvm.DiskCustomerKey):
 			confidential = true
 		case strings.EqualFold(d.DataSecurityEncryptionType, cvm.EncryptDataDisk):
+		case d.SecurityType != "" && !cvm.KnownDiskSecurityType(d.SecurityType):
+			strange = d.SecurityType
 		default:
 			other = true
 		}
 	}
 	if confidential && other || ephemeral && (confidential || other) {
 		return one(s.onDES(fail("des-mixed-use", NeedsRecreate, "Disks of another kind, or of VMs that can't be deallocated, hang on the disk encryption set beside confidential OS disks; a key rotation will stall on them.", "desDisks")))
+	}
+	if strange != "" {
+		return one(s.onDES(unknown("disk-security-type-unread", NeedsPerson, fmt.Sprintf("A disk on the disk encryption set has the securityType %q, which isn't known.", strange), "desDisks")))
 	}
 	return pass("The disk encryption set serves disks of one kind.", "desDisks")
 }

@@ -8,9 +8,6 @@ import (
 	"cvmguard/internal/cvm"
 )
 
-// reasonProvisioning is the reason of findings that wait for the first boot's end.
-const reasonProvisioning = "fde-provisioning"
-
 // Provisioning says whether the guest's first boot was not done when its evidence
 // was collected, on a VM to whose encryption that matters: then evidence is wanted
 // again before it grows old.
@@ -101,7 +98,7 @@ func (s *subject) sound(f Finding) []Finding {
 }
 
 func provisioning(why string) Finding {
-	return unknown(reasonProvisioning, InPlace, fmt.Sprintf("The guest's first boot isn't done: %s. Its evidence is collected again.", why), "claims.cloudInit")
+	return unknown("fde-provisioning", InPlace, fmt.Sprintf("The guest's first boot isn't done: %s. Its evidence is collected again.", why), "claims.cloudInit")
 }
 
 func fdeUnread(what string) Finding {

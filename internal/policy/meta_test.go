@@ -79,7 +79,7 @@ func TestOneUnknownFactIsNeverCompliant(t *testing.T) {
 	allowed := map[string]string{
 		"ID": "a name", "TagSetter": "policy knows no exemption tag", "Claims": "no rule rests on claims", "SecondLook": "nothing disagrees", "DESDisks": "rows 31 and 39 aren't failed on a doubt",
 		"VM.ID": "a name", "VM.Name": "a name", "VM.UniqueID": "evidence's own check", "VM.Generation": "a confidential VM is of generation 2", "VM.OS": "matters without vTPM state only",
-		"VM.OSDisk.ID": "the disk was read", "VM.Power": "counts as running", "VM.Size": "the release policy admits both TEEs",
+		"VM.OSDisk.ID": "the disk was read", "VM.Power": "counts as running",
 		"VM.DataDisks": "the disks were read",
 		"OSDisk.ID":    "a name", "OSDisk.Name": "a name", "OSDisk.Location": "the VM's counts", "OSDisk.State": "row 29 is a note", "OSDisk.ConfidentialVersion": "row 31",
 		"OSDisk.EncryptionType": "the storage layer", "OSDisk.Generation": "", "OSDisk.NetworkAccessPolicy": "row 29 is a note",
@@ -87,8 +87,8 @@ func TestOneUnknownFactIsNeverCompliant(t *testing.T) {
 		"Key.ID": "a name", "Key.Expires": "absent is without expiry, row 57", "Key.RecoveryLevel": "the vault shows it", "Key.Policy.Immutable": "row 52 is a note",
 		"Vault.ID": "a name", "Vault.Name": "a name", "Vault.Host": "a name", "Vault.SoftDelete": "purge protection needs it", "Vault.RBAC": "rights were read",
 		"Vault.DefaultAction": "row 72 is a note", "Vault.Bypass": "row 72 is a note", "Vault.PublicAccess": "row 72 is a note",
-		"Rights.Model": "release is enough", "Rights.OrchestratorKnown": "policy doesn't name it",
-		"Attestation.NonceIssued": "JudgedAt counts", "Attestation.Kind": "",
+		"Rights.OrchestratorKnown": "policy doesn't name it",
+		"Attestation.NonceIssued":  "JudgedAt counts", "Attestation.Kind": "",
 		"GuestAsked": "not-asked by design of check",
 	}
 	seen := map[string]bool{}

@@ -201,7 +201,8 @@ func (l *Loop) brakedAsBefore(h *held, v *view) {
 	if l.Policy.Mode() != policy.ModeEnforce {
 		return
 	}
-	why, covers := "", everyStep
+	var why string
+	covers := everyStep
 	switch h.row.Braked {
 	case BrakeBreaker:
 		why = whyBreaker

@@ -62,7 +62,7 @@ type choice struct {
 // doubt.
 func (in RecreationInput) choose(out *doubts) choice {
 	c := choice{image: in.Options.Image, size: in.Options.Size, des: in.Options.DES}
-	note := ""
+	var note string
 	if c.size == "" {
 		c.size, note = sizeFor(in.VM.Size)
 		c.note(note)

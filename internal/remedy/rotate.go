@@ -18,9 +18,10 @@ import (
 
 // Bounds of a rotation's waves.
 const (
-	// MaxWave is the most VMs that one step takes down, DefaultWave what it takes
-	// where nobody says.
-	MaxWave, DefaultWave = 20, 10
+	// MaxWave is the most VMs that one step takes down.
+	MaxWave = 20
+	// DefaultWave is how many a step takes down where nobody says.
+	DefaultWave = 10
 	// maxStartWave is the most VMs that are started at once: each start releases the
 	// key, and a vault serves no more than about ten releases in ten seconds.
 	maxStartWave = 10

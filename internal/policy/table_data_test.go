@@ -1,0 +1,151 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	yaml "github.com/goccy/go-yaml"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/policy/truth"
+)
+
+// mergePatch lays a JSON merge patch over a value.
+func mergePatch(v, patch any) any {
+	p, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	out, ok := v.(map[string]any)
+	if !ok {
+		out = map[string]any{}
+	}
+	for k, x := range p {
+		if x == nil {
+			delete(out, k)
+			continue
+		}
+		out[k] = mergePatch(out[k], x)
+	}
+	return out
+}
+
+// caseDocument is the policy that a case is judged by: the embedded one, the
+// orchestrator's id named, and what the case changes.
+func caseDocument(t *testing.T, c truth.Case) *Document {
+	t.Helper()
+	if len(c.Policy) == 0 {
+		return Embedded()
+	}
+	text, err := yaml.YAMLToJSON(Embedded().Source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc, patch any
+	for b, v := range map[string]*any{string(text): &doc, string(c.Policy): &patch} {
+		if err := json.Unmarshal([]byte(b), v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err = json.Marshal(mergePatch(doc, patch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := Parse(text)
+	if err != nil {
+		t.Fatalf("row %s, %s: %v", c.Row, c.Name, err)
+	}
+	return d
+}
+
+// spoken lists what a verdict says of any consequence: what fails or isn't known, and
+// notes. Rules on images and on the guest's own disk are no rows.
+func spoken(list []Finding) []string {
+	beyond := []string{"image-tee", "image-support", "fde-active", "fde-key-in-clear", "fde-slot-left", "reseal-pending", "boot-measurement", "exemptions", "enforcement"}
+	var out []string
+	for _, f := range list {
+		if slices.Contains(beyond, f.Rule) || f.State != cvm.Fail && f.State != cvm.UnknownState && (f.State != cvm.Pass || f.Reason == "") {
+			continue
+		}
+		class := ""
+		if f.State != cvm.Pass && f.Class != "" {
+			class = ", " + string(f.Class)
+		}
+		out = append(out, fmt.Sprintf("%s: %s %s%s", f.Rule, f.State, f.Reason, class))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func judgeCase(t *testing.T, c truth.Case) (Verdict, cvm.Posture) {
+	t.Helper()
+	e, err := c.Estate()
+	if err != nil {
+		t.Fatalf("row %s, %s: %v", c.Row, c.Name, err)
+	}
+	if c.Orphan {
+		parts, err := e.Parts()
+		if err != nil || parts.OSDisk == nil {
+			t.Fatalf("row %s, %s: no OS disk: %v", c.Row, c.Name, err)
+		}
+		return Verdict{Value: Compliant, Findings: JudgeOrphan(*parts.OSDisk)}, cvm.Posture{}
+	}
+	p, err := e.Posture()
+	if err != nil {
+		t.Fatalf("row %s, %s: %v", c.Row, c.Name, err)
+	}
+	soundGuest(&p)
+	return Judge(p, caseDocument(t, c), c.At), p
+}
+
+// soundGuest gives a posture whose guest was asked the claims of a sound one: the
+// rows are not about them.
+func soundGuest(p *cvm.Posture) {
+	if p.GuestAsked && !p.Claims.Known && p.Attestation.Known {
+		p.Claims, p.Attestation.Value.PCRs = goodClaims(), fenced()
+	}
+}
+
+// Every row of the table has cases, and the judge says of each what the table says
+// and nothing else.
+func TestTheTable(t *testing.T) {
+	table, err := truth.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	cases := table.Cases()
+	for _, c := range cases {
+		have[c.Row] = true
+		v, _ := judgeCase(t, c)
+		var want []string
+		for _, f := range c.Findings {
+			line := fmt.Sprintf("%s: %s %s", f.Rule, f.State, f.Reason)
+			if f.Class != "" {
+				line += ", " + f.Class
+			}
+			want = append(want, line)
+		}
+		slices.Sort(want)
+		if got := spoken(v.Findings); !slices.Equal(got, want) {
+			t.Errorf("row %s, %s:\n got  %s\n want %s", c.Row, c.Name, strings.Join(got, "\n      "), strings.Join(want, "\n      "))
+		}
+		if string(v.Value) != c.Verdict {
+			t.Errorf("row %s, %s: %s, want %s", c.Row, c.Name, v.Value, c.Verdict)
+		}
+	}
+	rows := []string{"73a", "76a"}
+	for i := range 81 {
+		rows = append(rows, strconv.Itoa(i+1))
+	}
+	for _, r := range rows {
+		if !have[r] {
+			t.Errorf("row %s has no case", r)
+		}
+	}
+	t.Logf("%d rows, %d cases", len(have), len(cases))
+}
