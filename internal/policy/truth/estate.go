@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Estate is what Azure shows of one VM and of all that it hangs on, as one tree:
@@ -20,6 +21,8 @@ import (
 //	associated, desDisks    the answer of associatedResources, and the bodies of
 //	                        what it names beside osDisk and dataDisks
 //	rights, attestation     cvm.Rights and cvm.Attestation, which no one body shows
+//	claims                  what the guest says, as it sends it
+//	tagSetter, contested    as in cvm.Posture
 //	newerVersion            of the key, where versions were listed
 //	secondLook, guestAsked  as in cvm.Posture
 //	absent                  names of what Azure answers 404 to: vm, osDisk, des, …
@@ -66,7 +69,19 @@ func (c Case) On(e Estate) (Estate, error) {
 
 // Base is one of the estates of bases.yaml: a patch on another base (its member
 // "from"), with "@name" for the body of that name.
-func Base(name string) (Estate, error) { return base(name, 0) }
+func Base(name string) (Estate, error) {
+	if e, ok := made.Load(name); ok {
+		return e.(Estate), nil
+	}
+	e, err := base(name, 0)
+	if err == nil {
+		made.Store(name, e)
+	}
+	return e, err
+}
+
+// made are the bases that were put together before, by name.
+var made sync.Map
 
 func base(name string, depth int) (Estate, error) {
 	a, err := readAbout()
@@ -87,6 +102,11 @@ func base(name string, depth int) (Estate, error) {
 			return e, err
 		}
 		delete(patch, "from")
+	}
+	for k, v := range patch {
+		if name, ok := v.(string); ok && strings.HasPrefix(name, "@") { // a body of its own, not a change of the other's
+			e = e.Patch(map[string]any{k: nil})
+		}
 	}
 	whole, err := bodies(patch)
 	if err != nil {
@@ -237,11 +257,14 @@ func edit(v any, path []string, change func(any) (any, bool)) (any, error) {
 	return nil, fmt.Errorf("%q is in neither an object nor a list", name)
 }
 
+// Bodies are the parts of an estate that are bodies of Azure's.
+var Bodies = []string{"vm", "instanceView", "osDisk", "des", "key", "vault", "dataDisks", "dataDES"}
+
 // Members are the JSON pointers of all that is in the bodies, objects and lists
 // included, sorted.
 func (e Estate) Members() []string {
 	var out []string
-	for _, body := range []string{"vm", "instanceView", "osDisk", "des", "key", "vault", "dataDisks", "dataDES"} {
+	for _, body := range Bodies {
 		members(e.tree[body], "/"+body, &out)
 	}
 	return out

@@ -24,7 +24,10 @@ type Parts struct {
 	Associated []string // nil: not asked
 	Rights     *cvm.Rights
 	Proved     *cvm.Attestation
+	Claims     *cvm.GuestClaims
 
+	TagSetter  *cvm.TagSetter
+	Contested  []cvm.Contest
 	Newer      string
 	SecondLook bool
 	GuestAsked bool
@@ -50,7 +53,7 @@ func (e Estate) Posture() (cvm.Posture, error) {
 // Parts reads all bodies. An error is one of the estate's own form.
 func (e Estate) Parts() (Parts, error) {
 	p := Parts{Refused: map[string]error{}}
-	for _, name := range []string{"vm", "osDisk", "des", "key", "vault", "dataDisks", "dataDES", "associated", ""} {
+	for _, name := range []string{"vm", "osDisk", "des", "key", "vault", "dataDisks", "dataDES", "associated", "claims", ""} {
 		var err error
 		if p, err = p.Again(e, name); err != nil {
 			return p, err
@@ -110,10 +113,20 @@ func (p Parts) Again(e Estate, name string) (Parts, error) {
 			}
 		}
 		p.DESDisks, err = parsedAll(e, "desDisks", cvm.ParseDisk, refused)
+	case "claims":
+		p.Claims, err = parsed(e, name, e.tree[name], func(b []byte) (cvm.GuestClaims, error) {
+			var c cvm.Claims
+			if err := json.Unmarshal(b, &c); err != nil {
+				return cvm.GuestClaims{}, err
+			}
+			return cvm.ReadGuestClaims(c)
+		}, refused)
 	case "":
 		var own struct {
 			Rights     *cvm.Rights            `json:"rights"`
 			Proved     *cvm.Attestation       `json:"attestation"`
+			TagSetter  *cvm.TagSetter         `json:"tagSetter"`
+			Contested  []cvm.Contest          `json:"contested"`
 			Newer      string                 `json:"newerVersion"`
 			SecondLook bool                   `json:"secondLook"`
 			GuestAsked bool                   `json:"guestAsked"`
@@ -125,8 +138,8 @@ func (p Parts) Again(e Estate, name string) (Parts, error) {
 			bad = json.Unmarshal(b, &own)
 		}
 		err = bad
-		p.Rights, p.Proved, p.Newer, p.SecondLook, p.GuestAsked, p.Absent, p.Unread =
-			own.Rights, own.Proved, own.Newer, own.SecondLook, own.GuestAsked, own.Absent, own.Unread
+		p.Rights, p.Proved, p.TagSetter, p.Contested, p.Newer, p.SecondLook, p.GuestAsked, p.Absent, p.Unread =
+			own.Rights, own.Proved, own.TagSetter, own.Contested, own.Newer, own.SecondLook, own.GuestAsked, own.Absent, own.Unread
 	}
 	if err != nil {
 		return p, fmt.Errorf("reading %s of an estate: %w", name, err)
@@ -206,6 +219,15 @@ func (p Parts) Posture() cvm.Posture {
 	} else {
 		out.Attestation = cvm.NotRead[cvm.Attestation]("evidence-not-collected", "", "")
 	}
+	out.Claims = fact(p, "claims", "evidence-not-collected", p.Claims)
+	if p.Claims == nil && p.Refused["claims"] == nil {
+		out.Claims = cvm.NotRead[cvm.GuestClaims]("evidence-not-collected", "", "")
+	}
+	out.TagSetter = cvm.NotRead[cvm.TagSetter]("not-asked", "", "")
+	if p.TagSetter != nil || p.Unread["tagSetter"].Code != "" {
+		out.TagSetter = fact(p, "tagSetter", "", p.TagSetter)
+	}
+	out.Contested = p.Contested
 	switch {
 	case vm.OSDisk.Ephemeral:
 		out.OSDisk = cvm.NotRead[cvm.Disk]("ephemeral-os", "", "")

@@ -56,7 +56,7 @@ type Source struct {
 
 // Row is one row.
 type Row struct {
-	Row       string   `json:"row"`       // "1" to "81", "73a", "76a"
+	Row       string   `json:"row"`       // "1" to "81", "73a", "76a"; "-" for what has no number
 	When      string   `json:"when"`      // the condition
 	Says      []Say    `json:"says"`      // what it stands for
 	Remedy    string   `json:"remedy"`    // in words, "" for none
@@ -152,11 +152,11 @@ type about struct {
 	Bases     map[string]json.RawMessage `json:"bases"`
 }
 
-func readAbout() (about, error) {
+var readAbout = sync.OnceValues(func() (about, error) {
 	var a about
 	err := readYAML("bases.yaml", &a)
 	return a, err
-}
+})
 
 func load() (*Table, error) {
 	a, err := readAbout()
