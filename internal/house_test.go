@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"internal/config":        {"internal/fault"},
 	"internal/estate":        {"internal/cvm", "internal/fault"},
 	"internal/policytest":    {"internal/cvm", "internal/estate", "internal/fault", "internal/policy", "internal/reconcile", "internal/remedy"},
-	"internal/gendocs":       {"internal/cvm", "internal/policy", "internal/fault"},
+	"internal/gendocs":       {"internal/cvm", "internal/policy", "internal/policy/truth", "internal/remedy", "internal/fault"},
 	"internal/customhandler": {"internal/fault"},
 	"internal/reconcile":     {"internal/attest", "internal/cvm", "internal/fault", "internal/ledger", "internal/policy", "internal/remedy"},
 	"internal/fleet":         {"internal/reconcile", "internal/cvm", "internal/fault", "internal/ledger", "internal/policy", "internal/remedy"},

@@ -179,7 +179,7 @@ func beyond(rule string, p cvm.Posture) func(code string) bool {
 		case "des-identity":
 			return p.DES.Value.IdentityType != "" && !strings.EqualFold(p.DES.Value.IdentityType, "None")
 		case "vault-purge-protection":
-			return p.Vault.Value.PurgeProtection == cvm.True
+			return !p.Vault.Known || p.Vault.Value.PurgeProtection == cvm.True // by the key alone
 		case "vault-soft-delete":
 			return p.Vault.Value.SoftDelete != cvm.False
 		case "key-expiry":

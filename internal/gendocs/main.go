@@ -1,13 +1,14 @@
-// Command gendocs writes docs/rules.md from the rules themselves: what each asks,
-// why, what cures it, and with which reason codes it speaks.
+// Command gendocs writes docs/rules.md from the rules and the truth table themselves:
+// what each rule asks, why, what is done about it, how to undo that and how to
+// exempt from it, and the table, row by row.
 //
 //	go run ./internal/gendocs            from the repository's root
 //	go run ./internal/gendocs -check     exit status 1 when the page is stale
 //
-// What a rule says of itself comes from package policy. Its reason codes are no
-// part of it: they are read from the source of the judge, so that a code that is
-// added there is on the page, and one that nobody gives any more is gone. It
-// promises the same page for the same source. It isn't part of what is shipped.
+// What a rule says of itself comes from package policy. Its reason codes, its rows
+// and what is done about it come from the truth table's cases, judged and planned
+// for; a test finds the codes in the judge's source that no case gives. It promises
+// the same page for the same source. It isn't part of what is shipped.
 package main
 
 import (
@@ -37,7 +38,7 @@ func main() {
 var errStale = errors.New(page + " is stale; write it anew with `go run ./internal/gendocs`")
 
 func run(root string, check bool, out io.Writer) error {
-	want, err := generate(root)
+	want, err := generate()
 	if err != nil {
 		return err
 	}

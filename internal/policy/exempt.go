@@ -228,7 +228,7 @@ func (s *subject) tagWrong(f Finding) Finding {
 // exempt is the finding as an exemption leaves it, if one covers it: of those that
 // do the one that holds longest.
 func (s *subject) exempt(f Finding) Finding {
-	if f.State != cvm.Fail && f.State != cvm.UnknownState || f.Rule == ruleExemptions {
+	if f.State != cvm.Fail && f.State != cvm.UnknownState || !Exemptible(f.Rule) {
 		return f
 	}
 	var by *grant

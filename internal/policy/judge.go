@@ -17,13 +17,8 @@ import (
 //	unknown        any finding is unknown
 //	compliant
 //
-// Rows of the truth table, by rule: 1-13, 29 os-disk-confidential,
-// os-disk-customer-key, vtpm-persisted, secure-boot, vtpm; 14-19 vm-kind; 21-23
-// vm-state; 24-26 disk-vm-match; 27 ade-on-os-disk; 30-39 des-…; 40-62 key-…;
-// 63-68, 72 vault-…; 69-71, 73, 73a rights-…; 74-77 data-disk-customer-key; 78
-// temp-disk-confidential; 79 encryption-at-host; 80 guest-attestation-extension;
-// 81 agent-ready. Row 20 (instances of uniform scale sets) and row 28 (a disk
-// without a VM) are no VM's.
+// Which rule speaks for which row of the truth table is in docs/rules.md. Row 28 (a
+// disk without a VM) is JudgeOrphan's.
 //
 // A row that is a note is a pass with its reason. Rules behind a link that isn't
 // there are not-applicable; behind one that is there and wasn't read they are

@@ -14,6 +14,9 @@ import (
 // ruleExemptions is the rule that judges exemptions, and so can't be exempt.
 const ruleExemptions = "exemptions"
 
+// Exemptible says whether a VM can be exempted from a rule.
+func Exemptible(rule string) bool { return rule != ruleExemptions }
+
 type rawExemption struct {
 	Rules  []string `json:"rules"`
 	Owner  string   `json:"owner"`
@@ -114,7 +117,7 @@ func notExemptable(id string) string {
 	switch {
 	case id == "*":
 		return `"*" is no rule: an exemption names each rule that it leaves out`
-	case id == ruleExemptions:
+	case !Exemptible(id):
 		return "rule " + strconv.Quote(id) + " judges exemptions and can't be left out by one"
 	}
 	if _, ok := RuleByID(id); !ok {

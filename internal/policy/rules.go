@@ -29,7 +29,6 @@ type Rule struct {
 	Class    Class    `json:"class"` // of its usual remedy; a finding carries its own
 	Needs    Needs    `json:"needs"`
 	Default  Effect   `json:"default"` // where a document doesn't name the rule
-	Rows     string   `json:"rows"`    // of the truth table
 	Doc      string   `json:"doc"`     // the documentation that it follows
 	Checks   string   `json:"checks"`  // what it checks, one sentence
 	Why      string   `json:"why"`
@@ -95,8 +94,8 @@ func Explain(rule string) (text string, ok bool) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", r.ID, r.Title)
 	fmt.Fprintf(&b, "Checks    %s\nWhy       %s\nFix       %s\n", r.Checks, r.Why, r.Fix)
-	fmt.Fprintf(&b, "Severity  %s\nRemedy    %s\nRests on  %s\nJudged on %s\nRows      %s\nDefault   %s\nSee       %s\n",
-		r.Severity, orNone(string(r.Class)), r.Needs, strings.Join(r.On, ", "), orNone(r.Rows), r.Default, r.Doc)
+	fmt.Fprintf(&b, "Severity  %s\nRemedy    %s\nRests on  %s\nJudged on %s\nDefault   %s\nSee       %s\n",
+		r.Severity, orNone(string(r.Class)), r.Needs, strings.Join(r.On, ", "), r.Default, r.Doc)
 	return b.String(), true
 }
 
