@@ -28,14 +28,17 @@ type GuestClaims struct {
 	KeyFile       Tri `json:"keyFile,omitempty"`       // the key file of the first boot's resize is there
 	ResizeSlot    Tri `json:"resizeSlot,omitempty"`    // the key slot of the first boot's resize is there
 	Keyslots      int `json:"keyslots,omitempty"`      // of the root's LUKS header; 0 where it wasn't read
+	RootFormat    Tri `json:"rootFormat,omitempty"`    // the root's own LUKS header has the label and cipher of Ubuntu's images
+	KeyringKey    Tri `json:"keyringKey,omitempty"`    // the kernel holds the key that a reseal needs
 	SRKTemplate   Tri `json:"srkTemplate,omitempty"`   // the vTPM is still to be provisioned
 	SealedKey     Tri `json:"sealedKey,omitempty"`     // the sealed key is on the ESP
 
 	// Unsealed are what the next boot may load and the root's key isn't sealed to:
-	// boot files by name, or "dbx". Valid only where BootFiles is True.
+	// boot files by name, or a variable of the secure boot policy (dbx, db, KEK, PK).
+	// Valid only where BootFiles is True.
 	Unsealed []string `json:"unsealed,omitempty"`
-	// RebootFor is a kernel that the key is sealed to and that boots next, or "dbx";
-	// "" for none.
+	// RebootFor is a kernel that the key is sealed to and that boots next, or a
+	// variable of the secure boot policy; "" for none.
 	RebootFor string `json:"rebootFor,omitempty"`
 	BootFiles Tri    `json:"bootFiles,omitempty"` // True: boot files and trusted assets could be compared
 }
@@ -58,15 +61,21 @@ func (c GuestClaims) BootEnded() bool {
 }
 
 // FDE is the state that the claims add up to, and why, for a person. While
-// cloud-init is at work a plain root, the resize's slot and key file, a clear key
-// and an unprovisioned vTPM may all be on their way to what they should be.
+// cloud-init is at work the resize's slot and key file, a clear key and an
+// unprovisioned vTPM may all be on their way to what they should be. A root that is
+// plain, or that something else encrypted, is not: it is encrypted before the first
+// boot or never.
 func (c GuestClaims) FDE() (state FDEState, why string) {
-	halfDone := c.RootEncrypted == False || c.ClearKey == True || c.KeyFile == True || c.ResizeSlot == True || c.SRKTemplate == True
+	halfDone := c.ClearKey == True || c.KeyFile == True || c.ResizeSlot == True || c.SRKTemplate == True
 	switch {
-	case halfDone && !c.BootEnded():
-		return FDEProvisioning, "cloud-init hasn't ended (" + orDash(c.CloudInit) + ")"
+	case c.RootEncrypted == False && c.UbuntuFDE == True:
+		return FDEInactive, "the root file system isn't on an encrypted device, though the disk has a partition that is encrypted as Ubuntu's images have it"
 	case c.RootEncrypted == False:
 		return FDEInactive, "the root file system isn't on an encrypted device"
+	case c.RootFormat == False:
+		return FDEInactive, "the root's LUKS header hasn't the label and cipher of Ubuntu's images, so something else encrypted it"
+	case halfDone && !c.BootEnded():
+		return FDEProvisioning, "cloud-init hasn't ended (" + orDash(c.CloudInit) + ")"
 	case c.SealedKey == False:
 		return FDEInactive, "the ESP has no sealed key, so something else opened the root"
 	case c.SRKTemplate == True:
@@ -87,6 +96,7 @@ func orDash(s string) string {
 // Names in the claims of Ubuntu's confidential images.
 const (
 	rootfsLabel   = "cloudimg-rootfs-enc"
+	rootfsCipher  = "aes-xts-plain64"
 	clearKeyToken = "ubuntu-fde-cloudimg-key"
 	resizeSlot    = "10"
 	kernelPrefix  = "kernel.efi-"
@@ -102,6 +112,7 @@ type claimed struct {
 		Device   string   `json:"device"`
 		Label    string   `json:"label"`
 		Version  int      `json:"version"`
+		Cipher   string   `json:"cipher"`
 		Keyslots []string `json:"keyslots"`
 		Tokens   []string `json:"tokens"`
 	} `json:"luks"`
@@ -120,6 +131,9 @@ type claimed struct {
 	BootNext    *bool         `json:"boot_next"`
 	DBXChanged  *bool         `json:"dbx_changed"`
 	DBXSealed   *bool         `json:"dbx_resealed"`
+	Keys        []string      `json:"keys_changed"`
+	KeysSealed  *bool         `json:"keys_resealed"`
+	Keyring     *bool         `json:"keyring_key"`
 }
 
 type claimedFile struct {
@@ -142,7 +156,7 @@ func ReadGuestClaims(claims Claims) (GuestClaims, error) {
 		return GuestClaims{}, fault.New(fault.Invalid, op, "", "they are not what the collector writes: %w", err)
 	}
 	out := GuestClaims{OS: word(c.OSRelease["ID"]), Release: word(c.OSRelease["VERSION_ID"]), Kernel: word(c.Kernel), CloudInit: word(c.CloudInit),
-		RootEncrypted: tri(c.Root), KeyFile: tri(c.KeyFile), SRKTemplate: tri(c.SRKTemplate)}
+		RootEncrypted: tri(c.Root), KeyFile: tri(c.KeyFile), SRKTemplate: tri(c.SRKTemplate), KeyringKey: tri(c.Keyring)}
 	switch {
 	case c.SealedKey != nil:
 		out.SealedKey = True
@@ -172,6 +186,12 @@ func (c *claimed) headers(out *GuestClaims) {
 		if ubuntu {
 			out.UbuntuFDE = True
 		}
+		if slices.Contains(root, l.Device) && out.RootFormat != False {
+			out.RootFormat = False
+			if ubuntu && l.Version == 2 && (l.Cipher == "" || l.Cipher == rootfsCipher) {
+				out.RootFormat = True
+			}
+		}
 		if l.Version != 2 || !ubuntu && !slices.Contains(root, l.Device) {
 			continue
 		}
@@ -200,9 +220,13 @@ func (c *claimed) boots(out *GuestClaims) {
 		return
 	}
 	out.BootFiles = True
-	installed := map[string]bool{}
+	installed, read := map[string]bool{}, false
 	for _, f := range c.ESP {
 		installed[f.SHA256] = true
+		read = read || isKernel(base(f.Path))
+	}
+	if !read {
+		out.BootFiles = Unread // it booted from a kernel there, so the ESP wasn't read
 	}
 	add := func(name string) {
 		if name = word(name); name != "" && !slices.Contains(out.Unsealed, name) && len(out.Unsealed) < 8 {
@@ -212,7 +236,7 @@ func (c *claimed) boots(out *GuestClaims) {
 	newest := ""
 	for i, f := range slices.Concat(c.ESP, c.Staged) {
 		name := base(f.Path)
-		kernel := strings.HasPrefix(strings.ToLower(name), kernelPrefix)
+		kernel := isKernel(name)
 		if !kernel && !strings.HasPrefix(strings.ToLower(name), "shim") {
 			continue
 		}
@@ -221,18 +245,24 @@ func (c *claimed) boots(out *GuestClaims) {
 			out.BootFiles = Unread
 		case !*f.Trusted:
 			add(name)
-		case i >= len(c.ESP) && !installed[f.SHA256]:
+		case i >= len(c.ESP) && read && !installed[f.SHA256]:
 			add(name)
 		case kernel && (newest == "" || newer(name, newest)):
 			newest = name
 		}
 	}
-	if c.DBXChanged != nil && *c.DBXChanged {
-		if c.DBXSealed != nil && *c.DBXSealed {
-			out.RebootFor = "dbx"
-		} else {
-			add("dbx")
+	changed := func(name string, sealed *bool) {
+		if sealed != nil && *sealed {
+			out.RebootFor = word(name)
+			return
 		}
+		add(name)
+	}
+	for _, name := range c.Keys {
+		changed(name, c.KeysSealed)
+	}
+	if c.DBXChanged != nil && *c.DBXChanged {
+		changed("dbx", c.DBXSealed)
 	}
 	if out.BootFiles != True {
 		// What is known to be unsealed stays; that nothing is isn't known.
@@ -252,6 +282,8 @@ func (c *claimed) boots(out *GuestClaims) {
 		out.RebootFor = word(newest)
 	}
 }
+
+func isKernel(name string) bool { return strings.HasPrefix(strings.ToLower(name), kernelPrefix) }
 
 func base(path string) string { return path[strings.LastIndex(path, "/")+1:] }
 

@@ -46,7 +46,12 @@ func TestFDEState(t *testing.T) {
 		{"as it should be", "", "", FDEActive},
 		{"cloud-init at work, nothing half done", `"done"`, `"running"`, FDEActive},
 		{"plain root", `"root_encrypted":true`, `"root_encrypted":false`, FDEInactive},
-		{"plain root, cloud-init at work", `"cloud_init":"done","root_encrypted":true`, `"cloud_init":"running","root_encrypted":false`, FDEProvisioning},
+		{"plain root, cloud-init at work", `"cloud_init":"done","root_encrypted":true`, `"cloud_init":"running","root_encrypted":false`, FDEInactive},
+		{"root under another label", `"label":"cloudimg-rootfs-enc"`, `"label":"mine"`, FDEInactive},
+		{"root under another cipher", `"keyslots":["0"]`, `"keyslots":["0"],"cipher":"serpent-cbc-plain"`, FDEInactive},
+		{"root under the right cipher", `"keyslots":["0"]`, `"keyslots":["0"],"cipher":"aes-xts-plain64"`, FDEActive},
+		{"root in LUKS 1", `"version":2`, `"version":1`, FDEInactive},
+		{"the labelled partition isn't the root's", `"mounts":["/"]`, `"mounts":["/data"]`, FDEActive}, // by layers that aren't told: PCR 12 decides
 		{"slot 10 while cloud-init is at work", `"cloud_init":"done","root_encrypted":true,
  "luks":[{"device":"/dev/sda1","label":"cloudimg-rootfs-enc","version":2,"keyslots":["0"]}]`, `"cloud_init":"running","root_encrypted":true,
  "luks":[{"device":"/dev/sda1","label":"cloudimg-rootfs-enc","version":2,"keyslots":["0","10"]}]`, FDEProvisioning},
@@ -65,8 +70,25 @@ func TestFDEState(t *testing.T) {
 			t.Errorf("%s: %s (%s), want %s", tt.name, state, why, tt.want)
 		}
 	}
+	// An ESP without a kernel was not read, whatever else was.
+	g := readClaims(t, strings.Replace(goodClaims, "EFI/ubuntu/kernel.efi-6.8.0-1021-azure-fde\"", "EFI/ubuntu/mmx64.efi\"", 1))
+	if g.BootFiles != Unread || len(g.Unsealed) != 0 {
+		t.Errorf("no kernel: %+v", g)
+	}
+	for more, want := range map[string]GuestClaims{
+		`"keys_changed":["db","KEK"],"keys_resealed":false,`: {Unsealed: []string{"db", "KEK"}},
+		`"keys_changed":["db"],`:                             {Unsealed: []string{"db"}},
+		`"keys_changed":["db"],"keys_resealed":true,`:        {RebootFor: "db"},
+		`"keyring_key":false,`:                               {KeyringKey: False},
+		`"keyring_key":true,`:                                {KeyringKey: True},
+	} {
+		g := readClaims(t, "{"+more+goodClaims[1:])
+		if strings.Join(g.Unsealed, " ") != strings.Join(want.Unsealed, " ") || g.RebootFor != want.RebootFor || g.KeyringKey != want.KeyringKey || g.BootFiles != True {
+			t.Errorf("%s: %+v", more, g)
+		}
+	}
 	// What wasn't read is not taken for absent.
-	g := readClaims(t, `{"root_encrypted":true}`)
+	g = readClaims(t, `{"root_encrypted":true}`)
 	if g.ClearKey != Unread || g.ResizeSlot != Unread || g.UbuntuFDE != Unread || g.KeyFile != Unread || g.BootFiles != Unread {
 		t.Errorf("%+v", g)
 	}

@@ -30,7 +30,8 @@ func TestParseVMID(t *testing.T) {
 		strings.Replace(good, "virtualMachines", "disks", 1), strings.Replace(good, "Compute", "Storage", 1),
 		strings.Replace(good, "vm_1", "", 1), strings.Replace(good, "vm_1", "vm?1", 1), strings.Replace(good, "vm_1", "vm%31", 1),
 		strings.Replace(good, "vm_1", "..", 1), strings.Replace(good, "vm_1", "vm\u212a", 1), strings.Replace(good, "vm_1", "vm\x00", 1),
-		strings.Replace(good, "virtualMachines/vm_1", "virtualMachineScaleSets/s/virtualMachines/0", 1),
+		strings.Replace(good, "virtualMachines/vm_1", "virtualMachineScaleSets/s", 1), strings.Replace(good, "virtualMachines/vm_1", "virtualMachineScaleSets/s/virtualMachines", 1),
+		strings.Replace(good, "virtualMachines/vm_1", "virtualMachineScaleSets/s/virtualMachines/..", 1), strings.Replace(good, "virtualMachines/vm_1", "virtualMachineScaleSets/s/virtualMachines/0/extensions/x", 1),
 		good + strings.Repeat("x", 3000),
 	}
 	for _, s := range bad {
@@ -55,10 +56,30 @@ func TestVMIDAtHead(t *testing.T) {
 			t.Errorf("VMIDAtHead(%q) = %q, %q, %v", in, id, got, err)
 		}
 	}
-	for _, in := range []string{vm + "/extensions", vm + "/extensions/", strings.Replace(vm, "virtualmachines/vm1", "virtualMachineScaleSets/s/virtualMachines/0", 1)} {
+	for _, in := range []string{vm + "/extensions", vm + "/extensions/", strings.Replace(vm, "virtualmachines/vm1", "virtualMachineScaleSets/s/roleInstances/0", 1)} {
 		if id, _, err := VMIDAtHead(in); err == nil {
 			t.Errorf("VMIDAtHead(%q) = %q", in, id)
 		}
+	}
+}
+
+// An instance of a uniform scale set is a VM by another type of id.
+func TestInstance(t *testing.T) {
+	set := "/subscriptions/" + sub + "/resourcegroups/RG/providers/microsoft.compute/virtualmachinescalesets/Pay"
+	instance := set + "/virtualmachines/7"
+	for in, child := range map[string]string{instance: "", instance + "/extensions/GuestAttestation": "extensions/GuestAttestation"} {
+		id, got, err := VMIDAtHead(in)
+		if err != nil || string(id) != instance || got != child {
+			t.Errorf("VMIDAtHead(%q) = %q, %q, %v", in, id, got, err)
+		}
+	}
+	id, err := ParseVMID(instance)
+	of, n, ok := id.Instance()
+	if err != nil || !ok || of != set || n != "7" || id.Name() != "Pay_7" || id.ResourceGroup() != "RG" || id.Subscription() != sub {
+		t.Errorf("%q: set %q, instance %q, name %q, %v", id, of, n, id.Name(), err)
+	}
+	if _, _, ok := VMID(exampleVM).Instance(); ok || VMID(exampleVM).ChainKey() == id.ChainKey() {
+		t.Error("a VM of its own is taken for an instance")
 	}
 }
 

@@ -31,6 +31,12 @@ type Claims struct {
 	BootNext      *bool  `json:"boot_next,omitempty"`     // the firmware is told to boot another entry once
 	DBXChanged    *bool  `json:"dbx_changed,omitempty"`   // the forbidden signatures differ from those measured at boot
 	DBXResealed   *bool  `json:"dbx_resealed,omitempty"`  // and the sealed key was written after they changed
+	// KeysChanged are other variables of the secure boot policy (PK, KEK, db) that
+	// differ from those measured at boot; KeysResealed: the sealed key was written
+	// after all of them.
+	KeysChanged  []string `json:"keys_changed,omitempty"`
+	KeysResealed *bool    `json:"keys_resealed,omitempty"`
+	KeyringKey   *bool    `json:"keyring_key,omitempty"` // a kernel keyring holds a key of the root's, by its name alone
 
 	ESPKernels   []File   `json:"esp_kernels,omitempty"`   // boot files on the ESP
 	BootedKernel string   `json:"booted_kernel,omitempty"` // the ESP path of the loaded image, from the boot loader's variable

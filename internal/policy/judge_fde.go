@@ -188,14 +188,22 @@ func judgeReseal(s *subject) []Finding {
 	case c.RootEncrypted == cvm.False || c.SealedKey == cvm.False:
 		return notApplicable("The guest says that it has no sealed key; rule fde-active tells of it.")
 	case len(c.Unsealed) > 0:
-		return one(fail("reseal-pending", NeedsPerson, fmt.Sprintf("The root's key isn't sealed to what the next boot may load (%s): a restart may lock the owner out. Run nullbootctl in the guest first.",
-			strings.Join(c.Unsealed, ", ")), "claims.unsealed"))
+		next := "Run nullbootctl in the guest first."
+		if c.KeyringKey == cvm.False {
+			next = "The kernel's keyring has no key to seal it anew by, so nullbootctl can't: take the update back, or have the recovery key at hand, before any restart."
+		}
+		return one(fail("reseal-pending", NeedsPerson, fmt.Sprintf("The root's key isn't sealed to what the next boot may load (%s): a restart may lock the owner out. %s",
+			strings.Join(c.Unsealed, ", "), next), "claims.unsealed", "claims.keyringKey"))
 	case c.BootFiles != cvm.True:
 		return one(fdeUnread("its boot files or the list of what the key is sealed to"))
 	case c.RebootFor != "":
 		return s.sound(note("reboot-pending", fmt.Sprintf("An update (%s) waits for a restart, and the root's key is sealed to it.", c.RebootFor), "claims.rebootFor"))
 	}
-	return s.sound(pass("The guest says that the root's key is sealed to all that the next boot may load.", "claims.unsealed")[0])
+	text := "The guest says that the root's key is sealed to all that the next boot may load."
+	if c.KeyringKey == cvm.False {
+		text += " The kernel's keyring has no key to seal it anew by: restart the VM before the next kernel or shim update."
+	}
+	return s.sound(pass(text, "claims.unsealed", "claims.keyringKey")[0])
 }
 
 // pcrNoteFor is how long a changed PCR is noted.

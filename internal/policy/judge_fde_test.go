@@ -64,6 +64,11 @@ func TestFDERules(t *testing.T) {
 		{"mounts unread", claims(func(c *cvm.GuestClaims) { c.RootEncrypted = cvm.Unread }), with(0, "unknown fde-unread"), Unknown},
 		{"boot files unread", claims(func(c *cvm.GuestClaims) { c.BootFiles = cvm.Unread }), with(3, "unknown fde-unread"), Unknown},
 		{"kernel not resealed", claims(func(c *cvm.GuestClaims) { c.Unsealed = []string{"kernel.efi-6.8.0-1030-azure-fde"} }), with(3, "fail reseal-pending"), NonCompliant},
+		{"kernel not resealed, and nothing to seal it by", claims(func(c *cvm.GuestClaims) {
+			c.Unsealed, c.KeyringKey = []string{"kernel.efi-6.8.0-1030-azure-fde"}, cvm.False
+		}), with(3, "fail reseal-pending"), NonCompliant},
+		{"root encrypted by something else", claims(func(c *cvm.GuestClaims) { c.RootFormat = cvm.False }), with(0, "fail fde-not-active"), NonCompliant},
+		{"root plain while cloud-init is at work", claims(func(c *cvm.GuestClaims) { c.CloudInit, c.RootEncrypted = "running", cvm.False }), [4]string{"fail fde-not-active", "pass", "pass", na}, NonCompliant},
 		{"kernel resealed", claims(func(c *cvm.GuestClaims) { c.RebootFor = "kernel.efi-6.8.0-1030-azure-fde" }), with(3, "pass reboot-pending"), Compliant},
 		{"one resealed, one not", claims(func(c *cvm.GuestClaims) { c.RebootFor, c.Unsealed = "kernel", []string{"dbx"} }), with(3, "fail reseal-pending"), NonCompliant},
 		{"stale", func(x p) { x.EvidenceDue = true }, all(stale), Unknown},
@@ -148,6 +153,36 @@ func TestBootMeasurement(t *testing.T) {
 	p.Attestation.Value.PCRs = nil
 	if got := byRule(Judge(p, Embedded(), now).Findings, "boot-measurement"); got != "not-applicable" {
 		t.Error(got)
+	}
+}
+
+// What a person is told to do about a reseal depends on whether the guest can make one.
+func TestResealSaysWhatCanBeDone(t *testing.T) {
+	text := func(unsealed []string, keyring cvm.Tri) string {
+		p := sealed()
+		p.Claims.Value.Unsealed, p.Claims.Value.KeyringKey = unsealed, keyring
+		for _, f := range Judge(p, Embedded(), now).Findings {
+			if f.Rule == "reseal-pending" {
+				return f.Text
+			}
+		}
+		return ""
+	}
+	for _, tt := range []struct {
+		unsealed []string
+		keyring  cvm.Tri
+		want     string
+		not      string
+	}{
+		{[]string{"dbx"}, cvm.True, "Run nullbootctl", "recovery key"},
+		{[]string{"dbx"}, cvm.Unread, "Run nullbootctl", "recovery key"},
+		{[]string{"dbx"}, cvm.False, "recovery key", "Run nullbootctl"},
+		{nil, cvm.True, "sealed to all", "restart the VM"},
+		{nil, cvm.False, "restart the VM before the next", "nullbootctl"},
+	} {
+		if got := text(tt.unsealed, tt.keyring); !strings.Contains(got, tt.want) || strings.Contains(got, tt.not) {
+			t.Errorf("%v, %q: %s", tt.unsealed, tt.keyring, got)
+		}
 	}
 }
 

@@ -26,7 +26,7 @@ const (
 	fileMax      = 512 << 20 // bytes: larger files are named without digest
 	hashedMax    = 2 << 30   // bytes of all boot files: what comes after is named without digest
 	assetsMax    = 1 << 20   // bytes of nullboot's list
-	dbxMax       = 1 << 20
+	variableMax  = 1 << 20   // bytes of one UEFI variable
 
 	efivars    = "sys/firmware/efi/efivars/"
 	globalGUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -46,7 +46,7 @@ func (g *gather) sealedKey() {
 		g.SealedKey = &f
 		return
 	}
-	if _, statErr := os.Stat(g.path(esp)); statErr == nil && errors.Is(err, fs.ErrNotExist) {
+	if g.espMounted() && errors.Is(err, fs.ErrNotExist) {
 		yes := true
 		g.SealedKeyAbsent = &yes
 	}
@@ -221,43 +221,66 @@ func parseAssets(data []byte) ([]string, error) {
 	return out, nil
 }
 
-// dbx compares the forbidden signatures of now with those that were measured at
-// this boot: others give another PCR 7 at the next one, to which the key must have
-// been sealed since.
-func (g *gather) dbx() {
+// policyVariables are the UEFI variables whose content PCR 7 holds and that may be
+// written while the system runs.
+var policyVariables = []struct{ name, guid string }{{"PK", globalGUID}, {"KEK", globalGUID}, {"db", imageGUID}, {"dbx", imageGUID}}
+
+// bootPolicy compares the secure boot policy's keys and signatures of now with
+// those that were measured at this boot: others give another PCR 7 at the next
+// one, to which the key must have been sealed since.
+func (g *gather) bootPolicy() {
 	log, err := g.EventLog()
 	if err != nil {
 		g.missed("event log", err)
 		return
 	}
-	measured, found, err := measuredDBX(log)
-	if err != nil || !found {
+	measured, err := measuredVariables(log)
+	if err != nil {
 		g.missed("event log", err)
 		return
 	}
-	name := efivars + "dbx-" + imageGUID
-	data, err := g.read(name, dbxMax)
+	for _, v := range policyVariables {
+		was, found := measured[v.name]
+		if !found {
+			continue
+		}
+		changed, sealed := g.variable(efivars+v.name+"-"+v.guid, was)
+		switch {
+		case v.name == "dbx":
+			g.DBXChanged, g.DBXResealed = changed, sealed
+		case changed != nil && *changed:
+			g.KeysChanged = append(g.KeysChanged, v.name)
+			all := sealed != nil && *sealed && (g.KeysResealed == nil || *g.KeysResealed)
+			g.KeysResealed = &all
+		}
+	}
+}
+
+// variable says whether a UEFI variable has another value than was measured and,
+// where it has, whether the sealed key was written after it. nil: it can't be told.
+func (g *gather) variable(name string, measured []byte) (changed, sealed *bool) {
+	data, err := g.read(name, variableMax)
 	switch {
 	case errors.Is(err, guest.ErrAbsent):
 		data = nil
 	case err != nil:
 		g.missed("/"+name, err)
-		return
+		return nil, nil
 	case len(data) < 4:
 		g.missed("/"+name, errors.New("it is shorter than its attributes"))
-		return
+		return nil, nil
 	default:
 		data = data[4:]
 	}
-	changed := !bytes.Equal(data, measured)
-	g.DBXChanged = &changed
-	if !changed || g.SealedKey == nil {
-		return
+	is := !bytes.Equal(data, measured)
+	if !is || g.SealedKey == nil {
+		return &is, nil
 	}
 	if info, err := os.Stat(g.path(name)); err == nil {
-		sealed := g.SealedKey.Modified.After(info.ModTime())
-		g.DBXResealed = &sealed
+		after := g.SealedKey.Modified.After(info.ModTime())
+		sealed = &after
 	}
+	return &is, sealed
 }
 
 // bootedKernel is the image that the EFI stub or boot loader says it loaded.

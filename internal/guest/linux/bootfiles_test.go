@@ -21,8 +21,9 @@ import (
 	"cvmguard/internal/guest"
 )
 
-// eventLog is a log of two events: a separator, and dbx as it was measured.
-func eventLog(dbx string) []byte {
+// eventLog is a log of a separator and of variables as they were measured: dbx,
+// and db where more is given.
+func eventLog(dbx string, db ...string) []byte {
 	le := binary.LittleEndian
 	spec := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2)
 	spec = le.AppendUint32(spec, 1)
@@ -36,41 +37,51 @@ func eventLog(dbx string) []byte {
 		log = append(le.AppendUint16(log, 0x0B), make([]byte, 32)...)
 		log = append(le.AppendUint32(log, uint32(len(data))), data...)
 	}
-	variable := make([]byte, 16)
-	name := utf16.Encode([]rune("dbx"))
-	variable = le.AppendUint64(le.AppendUint64(variable, uint64(len(name))), uint64(len(dbx)))
-	for _, u := range name {
-		variable = le.AppendUint16(variable, u)
+	variable := func(name, value string) {
+		data := make([]byte, 16)
+		units := utf16.Encode([]rune(name))
+		data = le.AppendUint64(le.AppendUint64(data, uint64(len(units))), uint64(len(value)))
+		for _, u := range units {
+			data = le.AppendUint16(data, u)
+		}
+		event(7, evVariable, append(data, value...))
 	}
 	event(0, 4, make([]byte, 4))
-	event(7, evVariable, append(variable, dbx...))
+	for _, v := range db {
+		variable("db", v)
+	}
+	variable("dbx", dbx)
 	return log
 }
 
-func TestMeasuredDBX(t *testing.T) {
-	log := eventLog("forbidden")
-	if v, found, err := measuredDBX(log); err != nil || !found || string(v) != "forbidden" {
-		t.Errorf("%q %t %v", v, found, err)
+func TestMeasuredVariables(t *testing.T) {
+	log := eventLog("forbidden", "allowed", "a second time")
+	if v, err := measuredVariables(log); err != nil || len(v) != 2 || string(v["dbx"]) != "forbidden" || string(v["db"]) != "allowed" {
+		t.Errorf("%q %v", v, err)
 	}
+	log = eventLog("forbidden")
 	// What follows the last event may be filling.
 	short := log[:len(log)-len("forbidden")-16-16-6-4-34-12]
-	if _, found, err := measuredDBX(append(slices.Clone(short), bytes.Repeat([]byte{0xFF}, 64)...)); err != nil || found {
-		t.Errorf("a log without dbx: %t, %v", found, err)
+	if v, err := measuredVariables(append(slices.Clone(short), bytes.Repeat([]byte{0xFF}, 64)...)); err != nil || len(v) != 0 {
+		t.Errorf("a log without variables: %q, %v", v, err)
 	}
 	for name, b := range map[string][]byte{"empty": nil, "text": []byte("a log of nothing"), "cut": log[:len(log)-3]} {
-		if _, found, err := measuredDBX(b); err == nil || found {
-			t.Errorf("%s: %t, %v", name, found, err)
+		if v, err := measuredVariables(b); err == nil || len(v) != 0 {
+			t.Errorf("%s: %q, %v", name, v, err)
 		}
 	}
 }
 
-func FuzzMeasuredDBX(f *testing.F) {
+func FuzzMeasuredVariables(f *testing.F) {
 	f.Add(eventLog("forbidden"))
-	f.Add(eventLog(""))
+	f.Add(eventLog("", "allowed"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if v, found, err := measuredDBX(b); err != nil && found || len(v) > len(b) {
-			t.Errorf("%d bytes, %t, %v", len(v), found, err)
+		list, err := measuredVariables(b)
+		for name, v := range list {
+			if err != nil || len(v) > len(b) {
+				t.Errorf("%q: %d bytes, %v", name, len(v), err)
+			}
 		}
 	})
 }
@@ -150,6 +161,10 @@ func FuzzAssets(f *testing.F) {
 }
 
 const (
+	espMount = "30 26 8:15 / /boot/efi rw,relatime shared:2 - vfat /dev/sda15 rw\n"
+	keysOf   = "06496d53 I------     1 perm 0f0b0000     0     0 keyring   .blacklist: empty\n2b1a6f3c I--Q---     1 perm 3f010000     0     0 user      mine:/dev/sda1:aux: 32\n"
+	keysWith = keysOf + "1d5c8a9e I--Q---     1 perm 3f010000     0     0 user      ubuntu-fde:/dev/disk/by-partuuid/a1b2:aux: 32\n"
+
 	efiDir  = "boot/efi/EFI/ubuntu/"
 	oldName = "kernel.efi-6.8.0-1021-azure-fde"
 	newName = "kernel.efi-6.8.0-1030-azure-fde"
@@ -163,7 +178,8 @@ func settledRoot(t *testing.T) map[string]string {
 	}
 	return map[string]string{
 		"etc/os-release": "ID=ubuntu\nVERSION_ID=\"24.04\"\n", "proc/sys/kernel/osrelease": "6.8.0-1021-azure-fde\n",
-		"proc/self/mountinfo":         "26 1 252:0 / / rw,relatime shared:1 - ext4 /dev/mapper/cloudimg-rootfs rw\n",
+		"proc/self/mountinfo":         "26 1 252:0 / / rw,relatime shared:1 - ext4 /dev/mapper/cloudimg-rootfs rw\n" + espMount,
+		"proc/keys":                   keysWith,
 		"sys/dev/block/252:0/dm/uuid": "CRYPT-LUKS2-b1f2-cloudimg-rootfs\n", "sys/class/block/dm-0/dm/uuid": "CRYPT-LUKS2-b1f2-cloudimg-rootfs\n",
 		"sys/class/block/dm-0/dm/name": "cloudimg-rootfs\n", "sys/class/block/dm-0/dev": "252:0\n", "sys/class/block/dm-0/slaves/sda1/x": "", "sys/class/block/sda1/x": "",
 		"dev/sda1":    string(luksHeader(t, `{"keyslots":{"0":{"kdf":{"type":"pbkdf2"}}},"tokens":{},"segments":{"0":{"encryption":"aes-xts-plain64"}}}`)),
@@ -171,8 +187,9 @@ func settledRoot(t *testing.T) map[string]string {
 		"usr/lib/nullboot/shim/shimx64.efi.signed": "shim", "usr/lib/nullboot/shim/fbx64.efi": "fallback", "usr/lib/linux/efi/" + oldName: "old kernel",
 		"var/lib/nullboot/assets":                           assets(t, "shim", "fallback", "old kernel"),
 		"run/cloud-init/result.json":                        `{"v1":{"errors":[]}}`,
-		"sys/kernel/security/tpm0/binary_bios_measurements": string(eventLog("forbidden")),
+		"sys/kernel/security/tpm0/binary_bios_measurements": string(eventLog("forbidden", "allowed")),
 		efivars + "dbx-" + imageGUID:                        "\x27\x00\x00\x00forbidden",
+		efivars + "db-" + imageGUID:                         "\x27\x00\x00\x00allowed",
 		efivars + "LoaderImageIdentifier-" + loaderGUID:     string(loaded),
 	}
 }
@@ -247,6 +264,12 @@ func TestBootFiles(t *testing.T) {
 		}, 0, "", newName, cvm.True},
 		{"dbx has changed", func(f files) { f[efivars+"dbx-"+imageGUID] = "\x27\x00\x00\x00forbidden and more" }, -time.Hour, "dbx", "", cvm.True},
 		{"dbx has changed, resealed since", func(f files) { f[efivars+"dbx-"+imageGUID] = "\x27\x00\x00\x00forbidden and more" }, time.Hour, "", "dbx", cvm.True},
+		{"db has changed", func(f files) { f[efivars+"db-"+imageGUID] = "\x27\x00\x00\x00allowed and more" }, -time.Hour, "db", "", cvm.True},
+		{"db has changed, resealed since", func(f files) { f[efivars+"db-"+imageGUID] = "\x27\x00\x00\x00allowed and more" }, time.Hour, "", "db", cvm.True},
+		{"db and dbx have changed", func(f files) {
+			delete(f, efivars+"db-"+imageGUID)
+			delete(f, efivars+"dbx-"+imageGUID)
+		}, 0, "db dbx", "", cvm.True},
 		{"dbx was emptied", func(f files) { delete(f, efivars+"dbx-"+imageGUID) }, 0, "dbx", "", cvm.True},
 		{"nullboot has never run", func(f files) { delete(f, "var/lib/nullboot/assets") }, time.Hour, "", "", cvm.True},
 		{"never run, and the ESP is newer than the key", func(f files) { delete(f, "var/lib/nullboot/assets") }, -time.Hour, "shimx64.efi " + oldName + " shimx64.efi.signed", "", cvm.True},
@@ -286,10 +309,43 @@ func TestClaimsSayWhatTheRootIs(t *testing.T) {
 	if state, _ := c.FDE(); state != cvm.FDEInactive {
 		t.Errorf("without a sealed key: %s", state)
 	}
-	f["proc/self/mountinfo"] = "26 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+	f["proc/self/mountinfo"] = "26 1 8:1 / / rw - ext4 /dev/sda1 rw\n" + espMount
 	f["dev/sda1"] = "a plain file system"
 	if _, c = claimsOf(t, f, 0); c.RootEncrypted != cvm.False || c.ClearKey != cvm.False || c.UbuntuFDE != cvm.False {
 		t.Errorf("a plain root: %+v", c)
+	}
+	// An ESP that isn't mounted is an empty folder: nothing is known of what it holds.
+	f = settledRoot(t)
+	for name := range f {
+		if strings.HasPrefix(name, esp) {
+			delete(f, name)
+		}
+	}
+	f[esp+"/.keep"] = ""
+	f["proc/self/mountinfo"] = strings.TrimSuffix(f["proc/self/mountinfo"], espMount)
+	whole, c = claimsOf(t, f, 0)
+	if c.SealedKey != cvm.Unread || c.SRKTemplate != cvm.Unread || c.BootFiles != cvm.Unread || len(c.Unsealed) != 0 || len(whole.Unread) != 1 {
+		t.Errorf("no ESP: %+v, unread %q", c, whole.Unread)
+	}
+	if state, _ := c.FDE(); state != cvm.FDEUnread {
+		t.Errorf("no ESP: %s", state)
+	}
+	// The kernel's list of keys tells whether there is one to seal by.
+	for keys, want := range map[string]cvm.Tri{
+		keysWith: cvm.True, keysOf: cvm.False, "": cvm.False,
+		strings.Replace(keysWith, "9e I--", "9e IR-", 1): cvm.False, // revoked
+		"ubuntu-fde:x\n": cvm.False,
+	} {
+		f = settledRoot(t)
+		f["proc/keys"] = keys
+		if _, c = claimsOf(t, f, 0); c.KeyringKey != want {
+			t.Errorf("%q: %q, want %q", keys, c.KeyringKey, want)
+		}
+	}
+	f = settledRoot(t)
+	delete(f, "proc/keys")
+	if _, c = claimsOf(t, f, 0); c.KeyringKey != cvm.Unread {
+		t.Errorf("no list of keys: %q", c.KeyringKey)
 	}
 	// Nobody reads beyond the budget.
 	g := gather{System: &System{Root: t.TempDir()}, hashed: hashedMax}

@@ -18,14 +18,16 @@ const (
 // errLog says that an event log isn't one.
 var errLog = errors.New("the event log ends inside an event")
 
-// measuredDBX is the value of the variable dbx as the firmware measured it at this
-// boot. The log is the guest's own copy: what is read here is a claim.
-func measuredDBX(log []byte) (value []byte, found bool, err error) {
+// measuredVariables are the variables of the secure boot policy, by name, as the
+// firmware measured them at this boot. The log is the guest's own copy: what is
+// read here is a claim.
+func measuredVariables(log []byte) (map[string][]byte, error) {
+	out := map[string][]byte{}
 	r := logReader{b: log}
 	// The first event has the old form and tells the digests' sizes.
 	r.u32()
 	if kind := r.u32(); r.err == nil && kind != evNoAction {
-		return nil, false, fmt.Errorf("the event log begins with an event of type %#x", kind)
+		return nil, fmt.Errorf("the event log begins with an event of type %#x", kind)
 	}
 	r.take(20)
 	spec := logReader{b: r.take(int(r.u32()))}
@@ -36,31 +38,32 @@ func measuredDBX(log []byte) (value []byte, found bool, err error) {
 		sizes[alg] = int(spec.u16())
 	}
 	if r.err != nil || spec.err != nil {
-		return nil, false, errLog
+		return nil, errLog
 	}
 	for range eventsMax {
 		pcr, kind := r.u32(), r.u32()
 		if r.err != nil || pcr == 0xFFFFFFFF {
-			return nil, false, nil // the log's end, or the filling after it
+			return out, nil // the log's end, or the filling after it
 		}
 		for range min(r.u32(), 16) {
 			size, ok := sizes[r.u16()]
 			if !ok {
-				return nil, false, nil
+				return out, nil
 			}
 			r.take(size)
 		}
 		data := r.take(int(r.u32()))
 		if r.err != nil {
-			return nil, false, errLog
+			return nil, errLog
 		}
 		if pcr == pcrPolicy && kind == evVariable {
-			if name, v, ok := variableData(data); ok && name == "dbx" {
-				return v, true, nil
+			name, v, ok := variableData(data)
+			if _, twice := out[name]; ok && !twice {
+				out[name] = v
 			}
 		}
 	}
-	return nil, false, nil
+	return out, nil
 }
 
 // variableData reads a UEFI_VARIABLE_DATA: GUID, lengths of name (in characters)

@@ -24,6 +24,8 @@ const (
 	logLines = 20
 	textMax  = 4096 // bytes of one text claim
 	esp      = "boot/efi"
+
+	keyringPrefix = "ubuntu-fde:" // of the names of keys that the initial RAM disk leaves in root's keyring
 )
 
 // System reads a Linux system below Root ("" means "/"). Run runs a program for
@@ -56,10 +58,17 @@ func (s *System) Claims(ctx context.Context) guest.Claims {
 	g.disks()
 	g.GrowpartKeyFile = g.exists("cc_growpart_keydata")
 	g.SRKTemplate = g.exists(esp+"/device/fde/tpm2-srk.tmpl", esp+"/tpm2-srk.tmpl")
+	if t := g.SRKTemplate; t != nil && !*t && !g.espMounted() {
+		g.SRKTemplate = nil
+		if _, err := os.Stat(g.path(esp)); err == nil {
+			g.missed("/"+esp, errors.New("the EFI system partition is not mounted there"))
+		}
+	}
 	g.NullbootAssets = g.exists("var/lib/nullboot/assets")
 	g.sealedKey()
 	g.bootFiles()
-	g.dbx()
+	g.bootPolicy()
+	g.KeyringKey = g.keyringKey()
 	g.BootedKernel = g.bootedKernel()
 	g.BootNext = g.exists(efivars + "BootNext-" + globalGUID)
 	g.CloudInit = g.cloudInit()
@@ -80,6 +89,35 @@ func (g *gather) missed(what string, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, guest.ErrAbsent) {
 		g.Unread = append(g.Unread, what+": "+err.Error())
 	}
+}
+
+// espMounted says whether the EFI system partition is mounted. Where it isn't, its
+// mount point is an empty folder, of which nothing can be told.
+func (g *gather) espMounted() bool {
+	for _, at := range g.mounted {
+		if slices.Contains(at, "/"+esp) {
+			return true
+		}
+	}
+	return false
+}
+
+// keyringKey says whether a kernel keyring holds a key of the root's, without which
+// nullboot can't seal it anew: by the kernel's list of keys, which has names and no
+// values.
+func (g *gather) keyringKey() *bool {
+	data, err := g.read("proc/keys", 1<<20)
+	if err != nil {
+		g.missed("/proc/keys", err)
+		return nil
+	}
+	found := false
+	for line := range strings.Lines(string(data)) {
+		// Serial, flags, uses, expiry, rights, owner, group, type, name.
+		f := strings.Fields(line)
+		found = found || len(f) > 8 && f[7] == "user" && strings.HasPrefix(f[8], keyringPrefix) && !strings.ContainsAny(f[1], "RDNi")
+	}
+	return &found
 }
 
 func (s *System) path(name string) string {
