@@ -31,16 +31,33 @@ type VMRow struct {
 // pageSize is the most that Resource Graph gives at once.
 const pageSize = 1000
 
+// The tables of Resource Graph that VMs are in: those with an id of their own, which
+// instances of flexible scale sets have too, and instances of uniform ones.
+var vmTables = []struct{ name, typ string }{
+	{"resources", "microsoft.compute/virtualmachines"},
+	{"computeresources", "microsoft.compute/virtualmachinescalesets/virtualmachines"},
+}
+
 // ListVMs calls yield for each VM in the scope, in the order of ids, page by
-// page. It stops at yield's first error, which it returns as it is. A listing
-// that the service cut short is an error, so that nobody takes it for the whole.
+// page, and then for each instance of a uniform scale set. It stops at yield's
+// first error, which it returns as it is. A listing that the service cut short is
+// an error, so that nobody takes it for the whole.
 func (c *Client) ListVMs(ctx context.Context, scope GraphScope, yield func(VMRow) error) error {
 	k := call{"listing VMs", strings.Join(scope.Subscriptions, ","), "Microsoft.ResourceGraph/resources/read"}
-	query, err := vmQuery(k, scope)
-	if err != nil {
-		return err
+	for _, t := range vmTables {
+		query, err := vmQuery(k, scope, t.name, t.typ)
+		if err != nil {
+			return err
+		}
+		if err := c.vmRows(ctx, k, scope.Subscriptions, query, yield); err != nil {
+			return err
+		}
 	}
-	return c.rows(ctx, k, scope.Subscriptions, query, func(row map[string]any) error {
+	return nil
+}
+
+func (c *Client) vmRows(ctx context.Context, k call, subscriptions []string, query string, yield func(VMRow) error) error {
+	return c.rows(ctx, k, subscriptions, query, func(row map[string]any) error {
 		r := VMRow{ID: cvm.VMID(text(row, "id")), Name: text(row, "name"), Location: strings.ToLower(text(row, "location")), UniqueID: text(row, "vmId")}
 		if r.ID == "" {
 			return fault.New(fault.Transient, k.op, k.object, "a row of the listing has no id")
@@ -55,12 +72,12 @@ func (c *Client) ListVMs(ctx context.Context, scope GraphScope, yield func(VMRow
 	})
 }
 
-func vmQuery(k call, scope GraphScope) (string, error) {
+func vmQuery(k call, scope GraphScope, table, typ string) (string, error) {
 	invalid := func(field, given, why, next string) error {
 		return &fault.Error{Kind: fault.Invalid, Op: k.op, Object: given, Err: &cause{text: field + " " + why}, Next: next}
 	}
-	const vms = "| where type =~ 'microsoft.compute/virtualmachines'\n"
-	q := "resources\n" + vms
+	vms := "| where type =~ '" + typ + "'\n"
+	q := table + "\n" + vms
 	if g := scope.Group; g != "" {
 		if len(g) > 90 || strings.ContainsAny(g, "'\"\\\n\r|;/") {
 			return "", invalid("group", g, "is not the name of a resource group", "give its name alone, such as rg-cvm")

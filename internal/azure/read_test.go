@@ -243,13 +243,19 @@ func TestListVMs(t *testing.T) {
 	row := func(i int) map[string]any {
 		return map[string]any{"id": fmt.Sprintf("%s%d", vmID, i), "name": fmt.Sprintf("vm%d", i), "location": "NorthEurope", "vmId": "u", "timeCreated": "2026-01-15T08:00:00.0000000+00:00"}
 	}
-	f.on(graphCall, answers(jsonBody(200, graphPage([]map[string]any{row(1), row(2)}, "next")), jsonBody(200, graphPage([]map[string]any{row(3)}, ""))))
+	instance := map[string]any{"id": strings.Replace(vmID, "virtualMachines/", "virtualMachineScaleSets/s/virtualMachines/", 1), "name": "s_0", "location": "northeurope"}
+	var asked []string
+	page := func(h http.HandlerFunc) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { h(w, r); asked = append(asked, f.lastBody()) }
+	}
+	f.on(graphCall, answers(page(jsonBody(200, graphPage([]map[string]any{row(1), row(2)}, "next"))), page(jsonBody(200, graphPage([]map[string]any{row(3)}, ""))),
+		page(jsonBody(200, graphPage([]map[string]any{instance}, "")))))
 	var got []VMRow
 	err := f.client().ListVMs(context.Background(), GraphScope{Subscriptions: []string{subID}, Group: "rg-cvm", Where: "tags.env =~ 'prod' // only these"}, func(r VMRow) error {
 		got = append(got, r)
 		return nil
 	})
-	if err != nil || len(got) != 3 || got[2].Name != "vm3" || got[0].Location != "northeurope" || got[0].TimeCreated.IsZero() || got[0].UniqueID != "u" {
+	if err != nil || len(got) != 4 || got[3].Name != "s_0" || got[2].Name != "vm3" || got[0].Location != "northeurope" || got[0].TimeCreated.IsZero() || got[0].UniqueID != "u" {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	var req struct {
@@ -257,7 +263,10 @@ func TestListVMs(t *testing.T) {
 		Subscriptions []string
 		Options       map[string]any
 	}
-	if err := json.Unmarshal([]byte(f.lastBody()), &req); err != nil {
+	if len(asked) != 3 || !strings.Contains(asked[2], "computeresources") || !strings.Contains(asked[2], "virtualmachinescalesets/virtualmachines") {
+		t.Fatalf("asked %q", asked)
+	}
+	if err := json.Unmarshal([]byte(asked[1]), &req); err != nil {
 		t.Fatal(err)
 	}
 	if req.Options["$skipToken"] != "next" || !slices.Equal(req.Subscriptions, []string{subID}) ||

@@ -111,9 +111,21 @@ func TestOwnClientInTheScene(t *testing.T) {
 			t.Errorf("%s: rights %+v", v.Name, rights)
 		}
 	}
-	rows := 0
-	if err := c.ListVMs(ctx, azure.GraphScope{Subscriptions: []string{s.Subscription()}, Where: "tags.env =~ 'scene'"}, func(azure.VMRow) error { rows++; return nil }); err != nil || rows != len(sc.VMs) {
-		t.Fatalf("%d rows, %v", rows, err)
+	// An instance of a uniform scale set is listed after them, and read by its own id.
+	instance := cvm.VMID("/subscriptions/" + s.Subscription() + "/resourceGroups/rg-scene/providers/Microsoft.Compute/virtualMachineScaleSets/pay/virtualMachines/0")
+	if err := s.PutResource(map[string]any{"id": string(instance), "type": "Microsoft.Compute/virtualMachineScaleSets/virtualMachines", "location": "northeurope",
+		"tags": map[string]any{"env": "scene"}, "properties": map[string]any{"vmId": "u", "hardwareProfile": map[string]any{"vmSize": "Standard_DC4as_v5"}}}); err != nil {
+		t.Fatal(err)
+	}
+	var rows []azure.VMRow
+	if err := c.ListVMs(ctx, azure.GraphScope{Subscriptions: []string{s.Subscription()}, Where: "tags.env =~ 'scene'"}, func(r azure.VMRow) error { rows = append(rows, r); return nil }); err != nil || len(rows) != len(sc.VMs)+1 {
+		t.Fatalf("%d rows, %v", len(rows), err)
+	}
+	if last := rows[len(rows)-1]; last.ID.Fold() != instance.Fold() || last.UniqueID != "u" {
+		t.Errorf("the last row is %+v", last)
+	}
+	if vm, err := c.VM(ctx, instance); err != nil || vm.ID.Fold() != instance.Fold() || vm.ScaleSet == "" || vm.Power != "running" || vm.Name != "pay_0" {
+		t.Errorf("the instance: %+v, %v", vm, err)
 	}
 	if w := s.Writes(""); len(w) != 0 {
 		t.Fatalf("reading wrote: %+v", w)

@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// queryGraph is Resource Graph's POST …/resources, on the table Resources alone.
+// queryGraph is Resource Graph's POST …/resources, on the tables Resources and
+// ComputeResources (instances of uniform scale sets).
 // Rows are filtered by what the caller may read, as in Azure; they are never
 // stale here.
 func (x *exchange) queryGraph(armPath) {
@@ -32,8 +33,8 @@ func (x *exchange) queryGraph(armPath) {
 	var rows []doc
 	for _, key := range x.s.order {
 		r := x.s.resources[key]
-		if !inScope(key, body) || !x.s.may(x.principal, r.typ+"/read", r.id, false) || strings.Count(r.typ, "/") != 1 {
-			continue // children of VMs are not in the table
+		if !inScope(key, body) || !x.s.may(x.principal, r.typ+"/read", r.id, false) || r.table() != q.table {
+			continue
 		}
 		rows = append(rows, x.s.graphRow(r))
 	}
@@ -66,6 +67,18 @@ func (x *exchange) queryGraph(armPath) {
 	x.header.Set("x-ms-user-quota-remaining", "14")
 	x.header.Set("x-ms-user-quota-resets-after", "00:00:05")
 	x.reply(http.StatusOK, out)
+}
+
+// table is the table of Resource Graph that a resource is in, "" for the children
+// of VMs, which are in none.
+func (r *resource) table() string {
+	switch {
+	case r.typ == typeVMSSVM:
+		return "computeresources"
+	case strings.Count(r.typ, "/") == 1:
+		return "resources"
+	}
+	return ""
 }
 
 func inScope(key string, body doc) bool {

@@ -10,7 +10,7 @@ import (
 
 // The subset of the Kusto language that Resource Graph is asked in here:
 //
-//	resources
+//	resources (or computeresources)
 //	| where <condition>             and or not() ( ) == != =~ !~ < <= > >= in in~ !in
 //	                                contains startswith endswith has, and their ! forms
 //	| extend name = <expression>
@@ -21,7 +21,10 @@ import (
 // functions tostring tolower toupper coalesce isempty isnotempty isnull isnotnull
 // tobool toint strlen array_length. Anything else is an error that names it.
 
-type kql struct{ stages []func([]doc) ([]doc, error) }
+type kql struct {
+	table  string // resources or computeresources
+	stages []func([]doc) ([]doc, error)
+}
 
 func (q *kql) run(rows []doc) ([]doc, error) {
 	var err error
@@ -46,10 +49,10 @@ func parseKQL(text string) (*kql, error) {
 		return nil, err
 	}
 	p := &kqlParser{toks: toks}
-	if t := p.next(); !strings.EqualFold(t, "resources") {
-		return nil, fmt.Errorf("the table %q is not known, only resources is", t)
+	q := &kql{table: strings.ToLower(p.next())}
+	if q.table != "resources" && q.table != "computeresources" {
+		return nil, fmt.Errorf("the table %q is not known, only resources and computeresources are", q.table)
 	}
-	q := &kql{}
 	for p.peek() != "" {
 		if t := p.next(); t != "|" {
 			return nil, fmt.Errorf("%q stands where a | should", t)
