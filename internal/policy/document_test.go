@@ -133,6 +133,45 @@ brakes: {maxSendsPerStepPerDay: 3}
 	}
 }
 
+// Whether policy wants a VM is told with the selector that says so.
+func TestWantSaysWhy(t *testing.T) {
+	w := Want{Include: []Selector{{Name: "cvm-*"}, {Size: "Standard_DC*as_v5", Tags: map[string]string{"env": "prod*", "a": "b"}}, {Image: "canonical:*:*"}},
+		Exclude: []Selector{{ResourceGroup: "sandbox"}}}
+	rg := func(group string) cvm.VMID {
+		return cvm.VMID("/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/" + group + "/providers/Microsoft.Compute/virtualMachines/x")
+	}
+	for _, c := range []struct {
+		w      Want
+		vm     cvm.VM
+		wanted bool
+		why    string
+	}{
+		{w, cvm.VM{ID: rg("rg"), Name: "cvm-1"}, true, "want.include[0] (name cvm-*) takes it"},
+		{w, cvm.VM{ID: rg("rg"), Name: "x", Size: "Standard_DC8as_v5", Tags: map[string]string{"A": "b", "Env": "production"}}, true, "want.include[1] (size Standard_DC*as_v5, tag a=b, tag env=prod*) takes it"},
+		{w, cvm.VM{ID: rg("rg"), Name: "x", Size: "Standard_DC8ads_v5", Tags: map[string]string{"a": "b", "env": "prod"}}, false, "no selector of want.include takes it"},
+		{w, cvm.VM{ID: rg("rg"), Name: "x", Image: cvm.Image{Publisher: "Canonical", Offer: "o", SKU: "s"}}, true, "want.include[2] (image canonical:*:*) takes it"},
+		{w, cvm.VM{ID: rg("SandBox"), Name: "cvm-1"}, false, "want.exclude[0] (resourceGroup sandbox) takes it out"},
+		{Want{}, cvm.VM{}, true, "want has no include, so every VM that exclude leaves is wanted"},
+	} {
+		if wanted, why := c.w.Why(c.vm); wanted != c.wanted || why != c.why {
+			t.Errorf("%+v: %t, %s", c.vm, wanted, why)
+		}
+	}
+	// The verdict says it, and an image may be known by the OS disk alone.
+	doc := mustParse(t, head+"want: {include: [{image: \"canonical:*:22_04-lts-cvm\"}, {name: other}]}")
+	p := compliant()
+	p.VM.Value.SecurityType, p.VM.Value.Image = "", cvm.Image{}
+	if v := Judge(p, doc, now); v.Value != NotACVM || !strings.HasSuffix(v.Why, "no selector of want.include takes it") || !strings.HasSuffix(v.Findings[0].Text, "no selector of want.include takes it.") {
+		t.Errorf("%s: %s, %+v", v.Value, v.Why, v.Findings[0])
+	}
+	p.OSDisk.Value.ImageID = "/Subscriptions/x/Providers/Microsoft.Compute/Locations/weu/Publishers/canonical/ArtifactTypes/VMImage/Offers/jammy/Skus/22_04-lts-cvm/Versions/1"
+	v := Judge(p, doc, now)
+	i := slices.IndexFunc(v.Findings, func(f Finding) bool { return f.Reason == "not-confidential" })
+	if v.Value != NonCompliant || i < 0 || !strings.Contains(v.Findings[i].Text, "want.include[0] (image canonical:*:22_04-lts-cvm)") {
+		t.Errorf("%s: %+v", v.Value, v.Findings)
+	}
+}
+
 // Every fault of a document is listed at once, with its place.
 func TestParseListsEveryFault(t *testing.T) {
 	text := `schemaVersion: 2

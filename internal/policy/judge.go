@@ -40,7 +40,7 @@ func Judge(p cvm.Posture, d *Document, now time.Time) Verdict {
 	v.Findings = s.findings()
 	if s.unwanted {
 		v.Value = NotACVM
-		v.Why = fmt.Sprintf("it is %s, and policy doesn't want it to be a confidential VM", describeKind(v.Kind, s.security))
+		v.Why = fmt.Sprintf("it is %s, and policy doesn't want it to be a confidential VM: %s", describeKind(v.Kind, s.security), s.why)
 		return v
 	}
 	v.Value = valueOf(v.Findings)
@@ -92,7 +92,8 @@ type subject struct {
 	p        cvm.Posture // of a VM
 	vm       cvm.VM
 	security cvm.Security
-	unwanted bool // the VM isn't confidential and policy doesn't want it to be
+	unwanted bool   // the VM isn't confidential and policy doesn't want it to be
+	why      string // which selector decided that policy wants it to be, or doesn't
 
 	// The key path. linked is false where the VM names no confidential set.
 	linked   bool
@@ -132,7 +133,13 @@ func (s *subject) posture(p cvm.Posture) {
 		s.keyURL = s.des.Value.KeyURL
 	}
 	notCVM := s.security == cvm.SecurityStandard || s.security == cvm.SecurityTrustedLaunch
-	s.unwanted = notCVM && !s.doc.Want.Wants(s.vm)
+	asked := s.vm
+	if img, ok := cvm.ImageOf(s.vm, p.OSDisk); ok {
+		asked.Image = img // of a VM made from a disk its disk remembers it
+	}
+	var wanted bool
+	wanted, s.why = s.doc.Want.Why(asked)
+	s.unwanted = notCVM && !wanted
 }
 
 func (s *subject) sharedPosture(p cvm.SharedPosture) {

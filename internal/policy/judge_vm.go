@@ -19,9 +19,14 @@ func judgeKind(s *subject) []Finding {
 			fmt.Sprintf("securityType is %q, which isn't known; a newer cvmguard may know it.", s.vm.SecurityType), "vm.securityType"))
 	case cvm.SecurityStandard, cvm.SecurityTrustedLaunch:
 		kind := cvm.KindWithDisk(s.vm, s.p.OSDisk)
-		text := "The VM is " + strings.TrimSuffix(describeKind(kind, s.security), " VM") + " and can't become a confidential VM; create a new one."
+		text := "The VM is " + strings.TrimSuffix(describeKind(kind, s.security), " VM")
 		if s.security == cvm.SecurityStandard && kind == cvm.KindUnknown {
-			text = "The VM is an ordinary one and can't become a confidential VM; create a new one."
+			text = "The VM is an ordinary one"
+		}
+		if s.unwanted {
+			text += ", and policy doesn't want it to be a confidential VM: " + s.why + "."
+		} else {
+			text += " and can't become a confidential VM; create a new one. Policy wants it to be one: " + s.why + "."
 		}
 		list = append(list, s.recreate("not-confidential", text, "vm.securityType"))
 		if kind == cvm.KindStandardGen1 {

@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"cvmguard/internal/cvm"
@@ -18,24 +21,47 @@ type Want struct {
 type Selector struct {
 	Name          string            // of the VM
 	ResourceGroup string            // of the VM
-	Size          string            // such as Standard_DC*
+	Size          string            // such as Standard_DC4as_v5, or a family's: Standard_DC*as_v5
 	Image         string            // publisher:offer:sku, or the image's ARM id
 	Tags          map[string]string // name -> pattern of the value; names ignore case
 }
 
 // Wants says whether a VM is wanted as a confidential VM.
 func (w Want) Wants(vm cvm.VM) bool {
-	for _, s := range w.Exclude {
+	wanted, _ := w.Why(vm)
+	return wanted
+}
+
+// Why is Wants with the selector that decided it, for a person.
+func (w Want) Why(vm cvm.VM) (wanted bool, why string) {
+	for i, s := range w.Exclude {
 		if s.takes(vm) {
-			return false
+			return false, fmt.Sprintf("want.exclude[%d] (%s) takes it out", i, s)
 		}
 	}
-	for _, s := range w.Include {
+	for i, s := range w.Include {
 		if s.takes(vm) {
-			return true
+			return true, fmt.Sprintf("want.include[%d] (%s) takes it", i, s)
 		}
 	}
-	return len(w.Include) == 0
+	if len(w.Include) == 0 {
+		return true, "want has no include, so every VM that exclude leaves is wanted"
+	}
+	return false, "no selector of want.include takes it"
+}
+
+// String is the selector's parts, as a document has them.
+func (s Selector) String() string {
+	var parts []string
+	for _, p := range [][2]string{{"name", s.Name}, {"resourceGroup", s.ResourceGroup}, {"size", s.Size}, {"image", s.Image}} {
+		if p[1] != "" {
+			parts = append(parts, p[0]+" "+p[1])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Tags)) {
+		parts = append(parts, "tag "+name+"="+s.Tags[name])
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (s Selector) takes(vm cvm.VM) bool {
