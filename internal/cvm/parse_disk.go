@@ -10,12 +10,14 @@ type armDisk struct {
 	Location   string            `json:"location"`
 	Tags       map[string]string `json:"tags"`
 	ManagedBy  string            `json:"managedBy"`
+	Holders    []string          `json:"managedByExtended"`
 	Properties *struct {
 		ProvisioningState string `json:"provisioningState"`
 		State             string `json:"diskState"`
 		OSType            string `json:"osType"`
 		Generation        string `json:"hyperVGeneration"`
 		NetworkAccess     string `json:"networkAccessPolicy"`
+		MaxShares         int    `json:"maxShares"`
 		Security          *struct {
 			Type           string `json:"securityType"`
 			DES            string `json:"secureVMDiskEncryptionSetId"`
@@ -53,6 +55,7 @@ func ParseDisk(body []byte) (Disk, error) {
 	if p == nil {
 		return Disk{}, fault.New(fault.Invalid, op, b.ID, "it has no properties")
 	}
+	d.MaxShares, d.Holders = p.MaxShares, b.Holders
 	d.ProvisioningState, d.State, d.OSType = p.ProvisioningState, p.State, p.OSType
 	d.Generation, d.NetworkAccessPolicy = p.Generation, p.NetworkAccess
 	d.EncryptionType, d.SSEDES = p.Encryption.Type, DESID(p.Encryption.DES)

@@ -306,6 +306,22 @@ func TestParseRefusesWrongTypes(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
+// A shared disk is one that more VMs than one may have at once.
+func TestASharedDisk(t *testing.T) {
+	for body, want := range map[string]bool{
+		`"properties":{}`:                               false,
+		`"properties":{"maxShares":1}`:                  false,
+		`"properties":{"maxShares":2}`:                  true,
+		`"managedByExtended":["a","b"],"properties":{}`: true,
+		`"managedByExtended":["a"],"properties":{}`:     false,
+	} {
+		d, err := ParseDisk([]byte(`{"id":"` + exampleDisk + `",` + body + `}`))
+		if err != nil || d.Shared() != want {
+			t.Errorf("%s: %t, %v", body, d.Shared(), err)
+		}
+	}
+}
+
 func FuzzVM(f *testing.F) {
 	seed(f, "vm-*.json")
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -118,7 +118,13 @@ type Disk struct {
 	NetworkAccessPolicy        string            `json:"networkAccessPolicy,omitempty"`
 	OSType                     string            `json:"osType,omitempty"`
 	DataSecurityEncryptionType string            `json:"dataSecurityEncryptionType,omitempty"`
+	MaxShares                  int               `json:"maxShares,omitempty"` // how many VMs may have it at once, 0 unread
+	Holders                    []string          `json:"holders,omitempty"`   // of a shared disk, the VMs that have it
 }
+
+// Shared says whether more VMs than one may have the disk at once. All of them must
+// be down for its encryption to be changed.
+func (d Disk) Shared() bool { return d.MaxShares > 1 || len(d.Holders) > 1 }
 
 // The disk encryption set types (note Vm, not VM).
 const (

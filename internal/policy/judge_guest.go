@@ -50,6 +50,9 @@ func (s *subject) dataDisk(f cvm.DataDiskFacts) []Finding {
 		return one(u)
 	}
 	d := f.Disk.Value
+	if d.Shared() { // what is to be done about it takes more VMs down than this
+		name += fmt.Sprintf(" (shared: up to %d VMs have it at once)", max(d.MaxShares, len(d.Holders)))
+	}
 	var list []Finding
 	if d.ADETainted {
 		list = append(list, fail("data-disk-ade-tainted", NeedsRecreate, fmt.Sprintf("Data disk %s has or had Azure Disk Encryption, so it can't be put under a customer's key; make a new one by an upload copy.", name), fact))

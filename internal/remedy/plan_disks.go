@@ -180,6 +180,7 @@ func (pl *vmPlanner) startDoubts() []string {
 	out.list = append(out.list, b.doubts(pl.d, pl.v.At)...)
 	for _, dd := range pl.p.DataDisks {
 		out.when(!dd.Disk.Known, "the data disk at LUN %d wasn't read", dd.Ref.LUN)
+		out.list = append(out.list, sharedDoubts(dd)...)
 		if dd.Ref.SSEDES != "" || dd.Ref.SecureDES != "" || dd.Disk.Known && dd.Disk.Value.SSEDES != "" {
 			if des, ok := read(&out, dd.DES, fmt.Sprintf("the disk encryption set of the data disk at LUN %d", dd.Ref.LUN)); ok {
 				desDoubts(&out, des)
@@ -204,9 +205,28 @@ func (pl *vmPlanner) addDisks(disks []Step, found []int, doubts []string) {
 		doubts = append(doubts, fmt.Sprintf("policy names no disk encryption set for data disks in the region %s", pl.vm.Location))
 	}
 	for _, s := range disks {
-		pl.decide(&s, pl.dataDisksPermit(), found, doubts)
+		why := doubts
+		for _, dd := range pl.p.DataDisks {
+			if same(string(dd.Ref.ID), s.Target) {
+				why = append(slices.Clone(doubts), sharedDoubts(dd)...)
+			}
+		}
+		pl.decide(&s, pl.dataDisksPermit(), found, why)
 		pl.add(s, found)
 	}
+}
+
+// sharedDoubts: a shared disk's encryption is changed only while every VM that may
+// have it is down, and the others are nobody's here to take down.
+func sharedDoubts(dd cvm.DataDiskFacts) []string {
+	if !needsDES(dd) || !dd.Disk.Value.Shared() {
+		return nil
+	}
+	who := "other VMs, all of which must be"
+	if n := len(dd.Disk.Value.Holders); n > 1 {
+		who = fmt.Sprintf("%d VMs, all of which must be", n)
+	}
+	return []string{fmt.Sprintf("the data disk at LUN %d is shared by %s deallocated at once; a person does it", dd.Ref.LUN, who)}
 }
 
 // restart plans the start of a VM that cvmguard took down. Whatever policy says

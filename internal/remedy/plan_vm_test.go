@@ -35,6 +35,13 @@ func due(p *cvm.Posture) {
 
 func noDataDisks(w *world) { w.vm.DataDisks = nil }
 
+// shareData0 lets another VM have the first data disk too.
+func shareData0(w *world) {
+	d := w.disks[data0ID]
+	d.MaxShares, d.Holders = 2, []string{string(vmID), sub + "Microsoft.Compute/virtualMachines/vm2"}
+	w.disks[data0ID] = d
+}
+
 func TestForVM(t *testing.T) {
 	ordinary := func(w *world) {
 		noDataDisks(w)
@@ -98,6 +105,10 @@ func TestForVM(t *testing.T) {
 			[]string{"encrypt-data-disk planned", "encrypt-data-disk planned", "tag planned"}},
 		"stopped half-way": {func(w *world) { w.vm.Tags[TagDeallocated], w.vm.Power = MarkPending, "stopped" }, nil, nil,
 			[]string{"start planned", "clear-deallocation-mark planned", "tag planned"}},
+		"one is shared": {shareData0, nil, nil, []string{"mark-deallocation blocked", "deallocate blocked", "mark-deallocated blocked",
+			"encrypt-data-disk blocked", "encrypt-data-disk blocked", "start blocked", "clear-deallocation-mark blocked", "tag planned"}},
+		"one is shared, somebody else's deallocation": {func(w *world) { shareData0(w); w.vm.Power = powerDeallocated }, nil, nil,
+			[]string{"encrypt-data-disk blocked", "encrypt-data-disk planned", "tag planned"}},
 		"tainted disk": {func(w *world) {
 			w.vm.DataDisks = w.vm.DataDisks[:1]
 			d := w.disks[data0ID]
