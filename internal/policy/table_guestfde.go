@@ -27,7 +27,7 @@ func guestFDERules() []Rule {
 			Fix:    "A person removes the slot in the guest: cryptsetup luksKillSlot <partition> 10."},
 		{ID: "reseal-pending", Title: "The root's key is sealed to what boots next", Severity: High, Class: NeedsPerson, Needs: NeedsClaims,
 			Doc: docSealing, On: vm, judge: judgeReseal,
-			Checks: "The guest says that every kernel and shim which may boot next, and the forbidden signatures in force, are those that the key was sealed to; an update that was sealed and waits for a restart is noted.",
+			Checks: "The guest says that every kernel and shim which may boot next, and the keys and signatures of the secure boot policy in force (PK, KEK, db, dbx), are those that the key was sealed to; an update that was sealed and waits for a restart is noted.",
 			Why:    "A restart into something else doesn't open the root: the owner is locked out but for the recovery key.",
 			Fix:    "A person runs nullbootctl in the guest, before any restart or deallocation, and looks into why it didn't run."},
 		{ID: "boot-measurement", Title: "The boot measures what it measured before", Severity: Low, Class: ClassNone, Needs: NeedsProof,
