@@ -261,7 +261,10 @@ func (c *claimed) boots(out *GuestClaims) {
 	for _, name := range c.Keys {
 		changed(name, c.KeysSealed)
 	}
-	if c.DBXChanged != nil && *c.DBXChanged {
+	switch {
+	case c.DBXChanged == nil:
+		out.BootFiles = Unread // every firmware measures it, so the log or the variable wasn't read
+	case *c.DBXChanged:
 		changed("dbx", c.DBXSealed)
 	}
 	if out.BootFiles != True {

@@ -19,7 +19,7 @@ const goodClaims = `{"os_release":{"ID":"ubuntu","VERSION_ID":"24.04"},"kernel":
  "luks":[{"device":"/dev/sda1","label":"cloudimg-rootfs-enc","version":2,"keyslots":["0"]}],"dm_crypt":[{"name":"r","devices":["/dev/sda1"],"mounts":["/"]}],
  "growpart_key_file":false,"srk_template":false,"sealed_key":{"path":"/boot/efi/device/fde/cloudimg-rootfs.sealed-key","size":1},"trusted_assets":1,
  "esp_kernels":[{"path":"/boot/efi/EFI/ubuntu/kernel.efi-6.8.0-1021-azure-fde","sha256":"aa","size":1,"trusted":true}],
- "booted_kernel":"\\EFI\\ubuntu\\kernel.efi-6.8.0-1021-azure-fde","boot_next":false,"unread":["x"]}`
+ "booted_kernel":"\\EFI\\ubuntu\\kernel.efi-6.8.0-1021-azure-fde","boot_next":false,"dbx_changed":false,"unread":["x"]}`
 
 func readClaims(t testing.TB, text string) GuestClaims {
 	t.Helper()
@@ -74,6 +74,9 @@ func TestFDEState(t *testing.T) {
 	g := readClaims(t, strings.Replace(goodClaims, "EFI/ubuntu/kernel.efi-6.8.0-1021-azure-fde\"", "EFI/ubuntu/mmx64.efi\"", 1))
 	if g.BootFiles != Unread || len(g.Unsealed) != 0 {
 		t.Errorf("no kernel: %+v", g)
+	}
+	if g := readClaims(t, strings.Replace(goodClaims, `"dbx_changed":false,`, "", 1)); g.BootFiles != Unread {
+		t.Errorf("dbx not compared: %+v", g)
 	}
 	for more, want := range map[string]GuestClaims{
 		`"keys_changed":["db","KEK"],"keys_resealed":false,`: {Unsealed: []string{"db", "KEK"}},

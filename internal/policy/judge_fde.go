@@ -195,7 +195,7 @@ func judgeReseal(s *subject) []Finding {
 		return one(fail("reseal-pending", NeedsPerson, fmt.Sprintf("The root's key isn't sealed to what the next boot may load (%s): a restart may lock the owner out. %s",
 			strings.Join(c.Unsealed, ", "), next), "claims.unsealed", "claims.keyringKey"))
 	case c.BootFiles != cvm.True:
-		return one(fdeUnread("its boot files or the list of what the key is sealed to"))
+		return one(fdeUnread("its boot files, the list of what the key is sealed to or the secure boot policy that was measured"))
 	case c.RebootFor != "":
 		return s.sound(note("reboot-pending", fmt.Sprintf("An update (%s) waits for a restart, and the root's key is sealed to it.", c.RebootFor), "claims.rebootFor"))
 	}

@@ -28,7 +28,7 @@ func newUbuntu() *ubuntu {
 		"os_release": map[string]any{"ID": "ubuntu", "VERSION_ID": "22.04"}, "cloud_init": "done", "root_encrypted": true,
 		"luks":     []any{map[string]any{"device": "/dev/sda1", "label": "cloudimg-rootfs-enc", "version": 2, "keyslots": []any{"0"}}},
 		"dm_crypt": []any{map[string]any{"devices": []any{"/dev/sda1"}, "mounts": []any{"/"}}}, "growpart_key_file": false, "srk_template": false,
-		"sealed_key": map[string]any{"path": "k", "modified": "2026-01-01T00:00:00Z"}, "trusted_assets": 1, "collected_at": "2026-01-01T00:00:00Z",
+		"sealed_key": map[string]any{"path": "k", "modified": "2026-01-01T00:00:00Z"}, "trusted_assets": 1, "dbx_changed": false, "collected_at": "2026-01-01T00:00:00Z",
 		"esp_kernels": []any{map[string]any{"path": "/boot/efi/EFI/ubuntu/kernel.efi-6.8.0-1021", "sha256": "aa", "trusted": true}}, "booted_kernel": "kernel.efi-6.8.0-1021"}}
 }
 

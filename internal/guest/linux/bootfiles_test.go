@@ -273,6 +273,7 @@ func TestBootFiles(t *testing.T) {
 		{"dbx was emptied", func(f files) { delete(f, efivars+"dbx-"+imageGUID) }, 0, "dbx", "", cvm.True},
 		{"nullboot has never run", func(f files) { delete(f, "var/lib/nullboot/assets") }, time.Hour, "", "", cvm.True},
 		{"never run, and the ESP is newer than the key", func(f files) { delete(f, "var/lib/nullboot/assets") }, -time.Hour, "shimx64.efi " + oldName + " shimx64.efi.signed", "", cvm.True},
+		{"no event log", func(f files) { delete(f, "sys/kernel/security/tpm0/binary_bios_measurements") }, 0, "", "", cvm.Unread},
 		{"the list is broken", func(f files) { f["var/lib/nullboot/assets"] = "{" }, 0, "", "", cvm.Unread},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
