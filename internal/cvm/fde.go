@@ -192,8 +192,8 @@ func (c *claimed) headers(out *GuestClaims) {
 				out.RootFormat = True
 			}
 		}
-		if l.Version != 2 || !ubuntu && !slices.Contains(root, l.Device) {
-			continue
+		if l.Version != 2 || len(l.Keyslots) == 0 || !ubuntu && !slices.Contains(root, l.Device) {
+			continue // a header that opens has a slot: one without wasn't read
 		}
 		read = true
 		out.Keyslots = max(out.Keyslots, min(len(l.Keyslots), 32))

@@ -181,6 +181,9 @@ var idle = []struct{ row, pattern, why string }{
 	{"", `/dataDES/0/(location|identity.*|properties/(encryptionType|activeKey.*|provisioningState))`, "an ordinary set: its type's default is the customer's key, the rest is no rule's"},
 	{"", `/key/(tags.*|release_policy/(contentType|immutable)|key/e|attributes/(nbf|exp|created|updated|recoveryLevel|recoverableDays|hsmPlatform))`, "absent means none; rows 52 and 57; the vault shows purge protection"},
 	{"", `/vault/(properties/(tenantId|sku/family|softDeleteRetentionInDays|enableSoftDelete|enableRbacAuthorization|accessPolicies.*|enabledFor.*|provisioningState|publicNetworkAccess|networkAcls.*))`, "purge protection needs soft delete; rights were read; row 72 is a note"},
+	{"", `/claims/(os_release.*|kernel|cloud_init|keyring_key|booted_kernel|boot_next|dm_crypt.*|luks/0/(device|cipher|keyslots/0)|sealed_key/(size|path)|esp_kernels/0/(size|sha256))`, "no rule rests on it, or PCR 12 decides, or it tells what is at work"},
+	{"-", `/claims/(luks(/0(/label)?)?|esp_kernels/.*)`, "the image isn't listed; the other kernel is enough"},
+	{"1", `/claims/luks(/0(/label)?)?`, "the image isn't listed"},
 	{"", `/vault/(sku.*|properties/(statusMessage|securityDomainProperties.*|regions|privateEndpointConnections|initialAdminObjectIds.*))`, "of a Managed HSM, which has one SKU"},
 }
 

@@ -257,8 +257,8 @@ func edit(v any, path []string, change func(any) (any, bool)) (any, error) {
 	return nil, fmt.Errorf("%q is in neither an object nor a list", name)
 }
 
-// Bodies are the parts of an estate that are bodies of Azure's.
-var Bodies = []string{"vm", "instanceView", "osDisk", "des", "key", "vault", "dataDisks", "dataDES"}
+// Bodies are the parts of an estate that come from outside: Azure's bodies, and what the guest says.
+var Bodies = []string{"vm", "instanceView", "osDisk", "des", "key", "vault", "dataDisks", "dataDES", "claims"}
 
 // Members are the JSON pointers of all that is in the bodies, objects and lists
 // included, sorted.
