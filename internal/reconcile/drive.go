@@ -82,6 +82,9 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 	st := h.row.Step
 	key := ledger.SendKey(st.Step)
 	now := l.Now()
+	if out := l.stale(h, now); out != nil {
+		return true, l.end(ctx, h, out, false)
+	}
 	if times, back := h.row.ChangedBack(st.Step, now, l.Settings.TransitionWait); back && l.Policy.Brakes.MaxChangedBack > 0 && times >= l.Policy.Brakes.MaxChangedBack {
 		return true, l.end(ctx, h, outcomeOf(remedy.Blocked, &fault.Error{Kind: fault.Blocked, Op: "sending " + string(st.Step.Kind), Object: st.Step.Target, Code: ledger.CodeChangedBack,
 			Err: errText(fmt.Sprintf("what it sets was changed back %d times by others", times)), Next: "see in the Activity Log who does, then let it be taken again with cvmguard brakes resume"}), false)
@@ -199,7 +202,7 @@ func (l *Loop) end(ctx context.Context, h *held, out *ledger.Outcome, adopted bo
 	st := *h.row.Step
 	out.Adopted = adopted
 	now := l.Now()
-	braked := out.Code == codeBreaker || out.Code == ledger.CodeChangedBack // which hold the step back themselves
+	braked := out.Code == codeBreaker || out.Code == ledger.CodeChangedBack || out.Code == codeAnew // what holds the step back is asked anew
 	if slow := now.Add(l.Settings.SlowPace); out.State != remedy.Done && out.NotBefore.Before(slow) && !braked {
 		out.NotBefore = slow
 	}

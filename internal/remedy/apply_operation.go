@@ -52,7 +52,9 @@ func (a *AzureApplier) lookCheckRotation(ctx context.Context, s Step, _ Secrets)
 	if err != nil {
 		return Progress{}, err
 	}
-	if why := in.Doubts(); len(why) > 0 {
+	var out doubts
+	out.otherKey(in.DES, s)
+	if why := append(out.list, in.Doubts()...); len(why) > 0 {
 		return refuse(s, "%s", strings.Join(why, "; ")), nil
 	}
 	if digest := usersDigest(in.users()); digest != s.Args[argUsers] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,16 +118,20 @@ func (a *AzureApplier) standings(ctx context.Context, s Step, state func(context
 }
 
 // sendWave sends the call to each VM. What passes by itself ends the sending: the
-// rest is sent when the step is looked at again. What doesn't is told when the
-// others are done.
+// rest is sent when the step is looked at again. It is the wave's own error only
+// where nothing was sent yet, for a wave of which a part was sent is under way.
+// What doesn't pass is told when the others are done.
 func (a *AzureApplier) sendWave(ctx context.Context, pending []cvm.VM, send func(context.Context, cvm.VMID) (Progress, error)) (Progress, error) {
 	t := waveToken{Ops: map[string]string{}, Errs: map[string]string{}}
 	if a.Now != nil {
 		t.Sent = a.Now().UTC()
 	}
-	for _, vm := range pending {
+	for i, vm := range pending {
 		p, err := send(ctx, vm.ID)
 		switch {
+		case err != nil && passes(err) && i > len(t.Errs):
+			token, terr := t.encode()
+			return Progress{State: Underway, Token: token, RetryAfter: max(fault.RetryAfter(err), retryTransition)}, terr
 		case err != nil && (passes(err) || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded)):
 			return Progress{}, err
 		case err != nil:
@@ -259,11 +264,19 @@ func (a *AzureApplier) waveDoubts(ctx context.Context, s Step, pending []cvm.VM)
 	if err != nil {
 		return nil, err
 	}
+	if err := in.readUsers(ctx, az, nil); err != nil {
+		return nil, err
+	}
+	out := doubts{list: in.Unread}
+	out.otherKey(des, s)
+	planned := strings.Split(s.Args[argUsers], ",")
+	for _, vm := range in.VMs {
+		out.when(!slices.Contains(planned, userMark(vm.ID)), "%s is on the set by now and not in the plan; stop this operation and plan again", vm.ID.Name())
+	}
 	in.VMs = pending
 	if err := in.readRest(ctx, az); err != nil {
 		return nil, err
 	}
-	var out doubts
 	in.oldKeyDoubts(&out)
 	return append(out.list, in.allVMDoubts()...), nil
 }

@@ -37,7 +37,8 @@ const (
 // Names of a rotation's arguments, and of what was before.
 const (
 	argVMs       = "vms"     // ARM ids, with commas between them
-	argUsers     = "users"   // digest of the VMs on the set when the plan was made
+	argUsers     = "users"   // the VMs on the set when the plan was made: a digest, or of a wave the mark of each
+	argFrom      = "from"    // the key URL that the set named then
 	argSetOf     = "set"     // the disk encryption set that is rotated
 	BeforeKey    = "key"     // the set's key URL
 	beforeRotate = "rotated" // the set's lastKeyRotationTimestamp
@@ -95,12 +96,16 @@ func PlanRotation(in RotationInput) (Operation, error) {
 		Does: "Reads once more all that the plan rests on: the VMs on the set, the new key, rights and sizes. Changes nothing.",
 		Args: map[string]string{argUsers: usersDigest(in.users())}}))
 	var starts []Step
+	var marks []string
+	for _, id := range in.users() {
+		marks = append(marks, userMark(id))
+	}
 	for i, w := range waves {
 		o.Steps = append(o.Steps, in.step(DeallocateWave, Step{Target: string(w[0].ID), Disturbs: DisturbsDeallocate,
 			Does:  fmt.Sprintf("Deallocates %d VMs (wave %d of %d): %s.", len(w), i+1, len(waves), names(w)),
 			Needs: []string{"All that the VMs' next start rests on was read just before and is good.", "The VMs' sizes are offered."},
 			Undo:  "Stop the operation: the VMs that it took down are started again.",
-			Args:  map[string]string{argVMs: ids(w)}}))
+			Args:  map[string]string{argVMs: ids(w), argUsers: strings.Join(marks, ",")}}))
 		for _, s := range wavesOf(filter(w, running), min(cmp.Or(in.Wave, DefaultWave), maxStartWave)) {
 			starts = append(starts, in.step(StartWave, Step{Target: string(s[0].ID), Disturbs: DisturbsNone,
 				Does:  fmt.Sprintf("Starts the %d VMs that ran before: %s.", len(s), names(s)),
@@ -125,7 +130,7 @@ func (in RotationInput) step(kind Kind, s Step) Step {
 	if s.Args == nil {
 		s.Args = map[string]string{}
 	}
-	s.Args[argSetOf], s.Args[argKey] = string(in.DES.ID), string(in.Key)
+	s.Args[argSetOf], s.Args[argKey], s.Args[argFrom] = string(in.DES.ID), string(in.Key), in.DES.KeyURL
 	return s
 }
 

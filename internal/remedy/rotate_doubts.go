@@ -110,6 +110,17 @@ func rotated(des cvm.DES, key cvm.KeyID) cvm.DES {
 	return des
 }
 
+// otherKey is the doubt whether a plan is still about the key that the set has.
+func (d *doubts) otherKey(des cvm.DES, s Step) {
+	d.when(!same(des.KeyURL, s.Args[argFrom]), "the set names %s by now, not %s as when the plan was made; stop this operation and plan again", des.KeyURL, s.Args[argFrom])
+}
+
+// userMark names a VM in eight characters: those of all VMs on a set fit a row.
+func userMark(id cvm.VMID) string {
+	sum := sha256.Sum256([]byte(id.Fold()))
+	return hex.EncodeToString(sum[:4])
+}
+
 // usersDigest names a set of VMs in few bytes.
 func usersDigest(vms []cvm.VMID) string {
 	var list []string

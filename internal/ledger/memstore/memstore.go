@@ -58,7 +58,7 @@ func New(clock *Clock) *Store {
 	}
 	s := &Store{Clock: clock, calls: map[string]int{}, blobs: map[string]map[string][]byte{},
 		tables: map[string]map[rowKey]ledger.Entity{}, queues: map[string][]*message{}}
-	for _, c := range []string{ledger.ContainerRecords, ledger.ContainerEvidence, ledger.ContainerPolicy, ledger.ContainerInbox,
+	for _, c := range []string{ledger.ContainerRecords, ledger.ContainerPlans, ledger.ContainerEvidence, ledger.ContainerPolicy, ledger.ContainerInbox,
 		ledger.ContainerIncoming, ledger.ContainerTools, ledger.ContainerDeadLetter, ledger.ContainerCheckpoints} {
 		s.blobs[c] = map[string][]byte{}
 	}

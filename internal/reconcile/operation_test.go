@@ -1,0 +1,290 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
+	"cvmguard/internal/ledger/memstore"
+	"cvmguard/internal/policy"
+	"cvmguard/internal/remedy"
+)
+
+func TestARotation(t *testing.T) {
+	f, loop := newFleet(t, "vm1", "vm2", "vm3")
+	l := loop()
+	o, _ := f.plan(t, l, 2)
+	f.until(t, l, time.Hour)
+	if f.count("") != 0 {
+		t.Fatalf("written before anybody approved: %v", f.writes)
+	}
+	f.say(t, o, ledger.CauseApprove)
+	f.say(t, o, ledger.CauseApprove)
+	f.until(t, l, 10*time.Minute)
+	f.done(t, o)
+	f.say(t, o, ledger.CauseApprove) // and once more, when all is done
+	f.until(t, l, 10*time.Minute)
+	f.done(t, o)
+	f.atRest(t, o)
+}
+
+// done checks that the rotation was carried out, each write once.
+func (f *fleet) done(t testing.TB, o Object) {
+	t.Helper()
+	n := len(f.vms)
+	if f.count("deallocate") != n || f.count("start") != n || f.count("des-key") != 1 || f.des.KeyURL != newKeyURL || f.powers() != strings.TrimSpace(strings.Repeat("running ", n)) {
+		t.Errorf("%v; the set names %s, the VMs are %s", f.writes, last(f.des.KeyURL), f.powers())
+	}
+	if r := f.row(t, o); r.Verdict != policy.Compliant {
+		t.Errorf("the operation is %s: %+v", r.Verdict, r.Findings)
+	}
+}
+
+// A worker dies, or an answer is lost, at any point of a rotation: each VM is taken
+// down and started once, and the key is set once.
+func TestARotationWithCrashes(t *testing.T) {
+	run := func(trouble func(f *fleet, at int, name string) error) (*fleet, Object, int) {
+		f, loop := newFleet(t, "vm1", "vm2")
+		l := loop()
+		o, _ := f.plan(t, l, 1)
+		f.say(t, o, ledger.CauseApprove)
+		at := 0
+		point := func(name string) error { at++; return trouble(f, at, name) }
+		f.store.Hook = func(a memstore.Action) error {
+			return point(fmt.Sprintf("%t %s %s", a.After, a.Op, a.Name))
+		}
+		f.hook = point
+		f.drain(t, l, loop)
+		f.quiet()
+		return f, o, at
+	}
+	f, o, points := run(func(*fleet, int, string) error { return nil })
+	f.done(t, o)
+	stride := 7
+	if testing.Short() {
+		stride = 25
+	}
+	for at := 1; at <= points; at += stride {
+		f, o, _ := run(func(_ *fleet, n int, name string) error {
+			if n == at {
+				panic(crash{name})
+			}
+			return nil
+		})
+		f.done(t, o)
+		f.atRest(t, o)
+		if t.Failed() {
+			t.Fatalf("killed at point %d of %d", at, points)
+		}
+	}
+}
+
+// The world has changed since the plan was made: nobody is taken down for a
+// rotation that would be refused in the end.
+func TestAnOldPlan(t *testing.T) {
+	for name, change := range map[string]func(*fleet){
+		"the set names a third key":   func(f *fleet) { f.des.KeyURL = keyName + "/33333333333333333333333333333333" },
+		"it names the new one":        func(f *fleet) { f.des.KeyURL = newKeyURL },
+		"the new key has expired":     func(f *fleet) { f.newKey.Expires = f.clock.Now().Add(-time.Hour) },
+		"the old key is disabled":     func(f *fleet) { f.key.Enabled = cvm.False },
+		"the orchestrator has lost":   func(f *fleet) { f.rights.Orchestrator = nil },
+		"there is a VM more":          func(f *fleet) { f.create("vm3", 3) },
+		"the set rotates by itself":   func(f *fleet) { f.des.AutoRotation = true },
+		"a VM is being changed":       func(f *fleet) { f.vms[vmIDOf("vm2")].ProvisioningState = "Updating" },
+		"a VM's OS disk is ephemeral": func(f *fleet) { f.vms[vmIDOf("vm2")].OSDisk.Ephemeral = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, loop := newFleet(t, "vm1", "vm2")
+			l := loop()
+			o, _ := f.plan(t, l, 1)
+			f.until(t, l, 24*time.Hour)
+			change(f)
+			f.say(t, o, ledger.CauseApprove)
+			f.until(t, l, 10*time.Minute)
+			if f.count("") != 0 {
+				t.Errorf("written: %v", f.writes)
+			}
+		})
+	}
+}
+
+// The same in the midst of it: no further VM is taken down.
+func TestTheWorldChangesDuringARotation(t *testing.T) {
+	for name, change := range map[string]func(*fleet){
+		"the set names a third key": func(f *fleet) { f.des.KeyURL = keyName + "/33333333333333333333333333333333" },
+		"there is a VM more":        func(f *fleet) { f.create("vm4", 4) },
+		"the new key is disabled":   func(f *fleet) { f.newKey.Enabled = cvm.False },
+		"the set rotates by itself": func(f *fleet) { f.des.AutoRotation = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, loop := newFleet(t, "vm1", "vm2", "vm3")
+			l := loop()
+			o, _ := f.plan(t, l, 1)
+			f.hook = func(when string) error {
+				if strings.HasPrefix(when, "after deallocate") {
+					f.mu.Lock()
+					defer f.mu.Unlock()
+					f.hook = nil
+					f.mu.Unlock()
+					change(f)
+					f.mu.Lock()
+				}
+				return nil
+			}
+			f.say(t, o, ledger.CauseApprove)
+			f.until(t, l, 10*time.Minute)
+			if f.count("deallocate") != 1 || f.count("des-key") != 0 {
+				t.Errorf("%v", f.writes)
+			}
+			f.say(t, o, ledger.CauseStop)
+			f.until(t, l, 2*time.Hour)
+			if !strings.HasPrefix(f.powers(), "running running running") || f.count("start") != 1 {
+				t.Errorf("after the stop: %s, %v", f.powers(), f.writes)
+			}
+		})
+	}
+}
+
+// A person stops a rotation while the service turns a part of its first wave away:
+// no VM is taken down any more, and those that were are started again.
+func TestStoppedInTheMidstOfAWave(t *testing.T) {
+	for _, word := range []string{ledger.CauseStop, ledger.CausePause} {
+		for name, refuse := range map[string]error{
+			"throttled": &fault.Error{Kind: fault.Throttled, Op: "deallocating", RetryAfter: time.Minute},
+			"in use":    fault.New(fault.Conflict, "deallocating", "", "another operation holds the VM"),
+			"lost":      fault.New(fault.Transient, "deallocating", "", "the connection broke"),
+		} {
+			t.Run(word+" "+name, func(t *testing.T) {
+				f, loop := newFleet(t, "vm1", "vm2", "vm3")
+				l := loop()
+				o, _ := f.plan(t, l, 3)
+				f.say(t, o, ledger.CauseApprove)
+				f.hook = func(when string) error {
+					if when == "before deallocate vm2" {
+						return refuse
+					}
+					return nil
+				}
+				f.until(t, l, 5*time.Second)
+				if got := f.count("deallocate"); got != 1 {
+					t.Fatalf("%v", f.writes)
+				}
+				f.say(t, o, word)
+				f.until(t, l, time.Second)
+				f.hook = nil
+				f.until(t, l, 2*time.Hour)
+				if word == ledger.CausePause { // the step that was begun ends, no other is taken
+					if f.count("deallocate") != 3 || f.count("des-key") != 0 {
+						t.Errorf("%v", f.writes)
+					}
+					f.say(t, o, ledger.CauseResume)
+					f.until(t, l, 10*time.Minute)
+					f.done(t, o)
+					return
+				}
+				if f.count("deallocate") != 1 || f.count("des-key") != 0 || f.powers() != "running running running" {
+					t.Errorf("%v; the VMs are %s", f.writes, f.powers())
+				}
+				f.atRest(t, o)
+			})
+		}
+	}
+}
+
+// A step that nobody has sent yet, because the service turned it away, isn't sent
+// after a pause.
+func TestPausedBeforeTheFirstCall(t *testing.T) {
+	f, loop := newFleet(t, "vm1", "vm2")
+	l := loop()
+	o, _ := f.plan(t, l, 2)
+	f.say(t, o, ledger.CauseApprove)
+	f.hook = func(when string) error {
+		if strings.HasPrefix(when, "before deallocate") {
+			return &fault.Error{Kind: fault.Throttled, Op: "deallocating", RetryAfter: time.Minute}
+		}
+		return nil
+	}
+	f.until(t, l, 5*time.Second)
+	f.say(t, o, ledger.CausePause)
+	f.until(t, l, time.Second)
+	f.hook = nil
+	f.until(t, l, 2*time.Hour)
+	if f.count("") != 0 {
+		t.Fatalf("%v", f.writes)
+	}
+	f.say(t, o, ledger.CauseResume)
+	f.until(t, l, 10*time.Minute)
+	f.done(t, o)
+}
+
+// Two plans for one set, both approved: every VM is taken down once.
+func TestTwoRotationsOfOneSet(t *testing.T) {
+	f, loop := newFleet(t, "vm1", "vm2")
+	l := loop()
+	a, _ := f.plan(t, l, 1)
+	f.until(t, l, time.Minute)
+	b, _ := f.plan(t, l, 1)
+	if a.ID == b.ID {
+		t.Fatal("the two plans have one hash")
+	}
+	f.say(t, a, ledger.CauseApprove)
+	f.until(t, l, 8*time.Second)
+	f.say(t, b, ledger.CauseApprove)
+	f.until(t, l, 20*time.Minute)
+	f.done(t, a)
+}
+
+// A plan whose bytes were changed after they were made isn't carried out.
+func TestAPlanThatWasTamperedWith(t *testing.T) {
+	f, loop := newFleet(t, "vm1", "vm2")
+	l := loop()
+	o, _ := f.plan(t, l, 1)
+	_, hash, err := ledger.ParseOperationID(o.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := f.store.Blobs().Read(context.Background(), ledger.ContainerPlans, hash+".json", 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.store.Blobs().Overwrite(ledger.ContainerPlans, hash+".json", []byte(strings.ReplaceAll(string(body), "vm2", "vm9")))
+	f.say(t, o, ledger.CauseApprove)
+	f.until(t, l, time.Hour)
+	if r := f.row(t, o); f.count("") != 0 || !slices.ContainsFunc(r.Findings, func(x ledger.RowFinding) bool { return x.Reason == OperationMissing }) {
+		t.Errorf("%v, %+v", f.writes, r.Findings)
+	}
+}
+
+// The policy in force becomes another one while a step that it decided on couldn't
+// be sent yet: it is decided anew.
+func TestAnotherPolicyBeforeTheCall(t *testing.T) {
+	w := newWorld(t, "vm1")
+	l := w.loop(t, policy.ModeEnforce)
+	w.announce(t, "vm1")
+	refused := 0
+	w.hook = func(when string) error {
+		if strings.HasPrefix(when, "before tags") {
+			refused++
+			return &fault.Error{Kind: fault.Throttled, Op: "tagging", RetryAfter: time.Minute}
+		}
+		return nil
+	}
+	w.until(t, l, 30*time.Second)
+	if r := w.row(t, mustVM(t, "vm1")); refused == 0 || r.Step == nil || r.Step.Step.Kind != remedy.Tag {
+		t.Fatalf("refused %d times, open %+v", refused, r.Step)
+	}
+	w.hook = nil
+	w.policy = "schemaVersion: 1\nname: calm\nmode: enforce\nremedy: {tag: false}\n"
+	l = w.loop(t, policy.ModeEnforce)
+	w.until(t, l, time.Hour)
+	if w.count("tags") != 0 {
+		t.Errorf("sent though the policy in force wants no tag: %v", w.writes)
+	}
+	w.atRest(t, mustVM(t, "vm1"))
+}
