@@ -98,6 +98,7 @@ func newApp(ctx context.Context, cfg config.Config, doc, shadow *policy.Document
 		Policy: doc, Shadow: shadow, Settings: loopSettings(cfg), Now: time.Now, Rand: rand.Reader, Log: log, Version: version, Development: cfg.Development,
 	}
 	loop.Activity, loop.Planning = az, az
+	applier.OnSet = loop.VMsOnSet
 	if cfg.DevAzure != "" {
 		loop.ActivityLag = cfg.Margin // the simulator's log is never behind
 	}

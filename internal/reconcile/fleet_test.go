@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +35,7 @@ func newFleet(t testing.TB, names ...string) (*fleet, func() *Loop) {
 	return f, func() *Loop {
 		l := w.loop(t, policy.ModeEnforce)
 		ap := remedy.NewApplier(f, l.Policy)
-		ap.Now = w.clock.Now
+		ap.Now, ap.OnSet = w.clock.Now, l.VMsOnSet
 		l.Applier = ap
 		return l
 	}
@@ -48,8 +50,15 @@ func (f *fleet) Key(_ context.Context, id cvm.KeyID) (cvm.Key, error) {
 	})
 }
 
-func (f *fleet) DESDisks(ctx context.Context, id cvm.DESID) ([]cvm.DiskID, error) {
-	return reader{f.world}.DESDisks(ctx, id)
+func (f *fleet) DESDisks(context.Context, cvm.DESID) ([]cvm.DiskID, error) {
+	return read(f.world, "DESDisks", "", func() (ids []cvm.DiskID, err error) {
+		for _, id := range slices.Sorted(maps.Keys(f.vms)) {
+			if !f.vms[id].OSDisk.Ephemeral {
+				ids = append(ids, diskOf(f.vms[id].Name))
+			}
+		}
+		return ids, nil
+	})
 }
 
 func (f *fleet) Disk(ctx context.Context, id cvm.DiskID) (cvm.Disk, error) {

@@ -79,7 +79,7 @@ func (l *Loop) planRotation(ctx context.Context, ask OperationAsk) (remedy.Opera
 			return remedy.Operation{}, err
 		}
 	}
-	also, err := l.vmsOnSet(ctx, id)
+	also, err := l.VMsOnSet(ctx, id)
 	if err != nil {
 		return remedy.Operation{}, err
 	}
@@ -91,9 +91,9 @@ func (l *Loop) planRotation(ctx context.Context, ask OperationAsk) (remedy.Opera
 	return remedy.PlanRotation(in)
 }
 
-// vmsOnSet are the VMs that hang on a set by our own books: an ephemeral OS disk is
+// VMsOnSet are the VMs that hang on a set by our own books: an ephemeral OS disk is
 // no resource, so no list of Azure's names them.
-func (l *Loop) vmsOnSet(ctx context.Context, id cvm.DESID) ([]cvm.VMID, error) {
+func (l *Loop) VMsOnSet(ctx context.Context, id cvm.DESID) ([]cvm.VMID, error) {
 	var out []cvm.VMID
 	f := ledger.Filter{Equal: map[string]string{ledger.ColDES: id.Fold()}}
 	err := l.Tables.Query(ctx, ledger.TableVMs, f, func(e ledger.Entity) bool {

@@ -33,9 +33,12 @@ type AzureApplier struct {
 	Script func(toolSHA256 string) string
 	// Now is the clock by which a key has expired. nil refuses deallocations.
 	Now func() time.Time
+	// OnSet are the VMs that hang on a disk encryption set by the books: one whose OS
+	// disk is ephemeral is in no list of Azure's. nil: Azure's lists are all there is.
+	OnSet func(context.Context, cvm.DESID) ([]cvm.VMID, error)
 }
 
-// NewApplier makes an applier that lacks Script and Now; see there.
+// NewApplier makes an applier that lacks Script, Now and OnSet; see there.
 func NewApplier(az Azure, d *policy.Document) *AzureApplier {
 	return &AzureApplier{Azure: az, Policy: d}
 }
@@ -81,6 +84,13 @@ func (a *AzureApplier) act(s Step) (act, error) {
 		return act{look: a.lookGrant, start: a.startGrant}, nil
 	}
 	return act{}, fault.New(fault.Bug, "applying "+string(s.Kind), s.Target, "nobody but a person carries out this kind of step")
+}
+
+func (a *AzureApplier) onSet(ctx context.Context, id cvm.DESID) ([]cvm.VMID, error) {
+	if a.OnSet == nil {
+		return nil, nil
+	}
+	return a.OnSet(ctx, id)
 }
 
 // Look reads the target afresh.

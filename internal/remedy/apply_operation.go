@@ -48,7 +48,11 @@ func (a *AzureApplier) lookCheckRotation(ctx context.Context, s Step, _ Secrets)
 	if a.Now == nil {
 		return refuse(s, "there is no clock to tell whether a key has expired"), nil
 	}
-	in, err := ReadRotation(ctx, az, cvm.DESID(s.Target), cvm.KeyID(s.Args[argKey]), nil, a.Policy, a.Now())
+	also, err := a.onSet(ctx, cvm.DESID(s.Target))
+	if err != nil {
+		return Progress{}, err
+	}
+	in, err := ReadRotation(ctx, az, cvm.DESID(s.Target), cvm.KeyID(s.Args[argKey]), also, a.Policy, a.Now())
 	if err != nil {
 		return Progress{}, err
 	}
@@ -105,8 +109,12 @@ func (a *AzureApplier) lookDESKey(ctx context.Context, s Step, _ Secrets) (Progr
 
 // notDown lists what hangs on the set and isn't known to be deallocated.
 func (a *AzureApplier) notDown(ctx context.Context, az RotationReader, id cvm.DESID) ([]string, error) {
+	also, err := a.onSet(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	in := RotationInput{DES: cvm.DES{ID: id}, Policy: a.Policy}
-	if err := in.readUsers(ctx, az, nil); err != nil {
+	if err := in.readUsers(ctx, az, also); err != nil {
 		return nil, err
 	}
 	up := in.Unread

@@ -264,7 +264,11 @@ func (a *AzureApplier) waveDoubts(ctx context.Context, s Step, pending []cvm.VM)
 	if err != nil {
 		return nil, err
 	}
-	if err := in.readUsers(ctx, az, nil); err != nil {
+	also, err := a.onSet(ctx, des.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.readUsers(ctx, az, also); err != nil {
 		return nil, err
 	}
 	out := doubts{list: in.Unread}
