@@ -102,6 +102,7 @@ func (f *fleet) BeginDESKey(_ context.Context, id cvm.DESID, key cvm.KeyID, _ st
 		o.failed = func() { f.des = was }
 		return nil
 	}, func() {
+		f.des.PreviousKeys = 0
 		f.des.KeyURL, f.des.ProvisioningState, f.des.LastRotation = string(key), "Succeeded", f.clock.Now()
 	})
 }

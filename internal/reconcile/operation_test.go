@@ -239,6 +239,48 @@ func TestPausedBeforeTheFirstCall(t *testing.T) {
 	f.done(t, o)
 }
 
+// A rotation that was left half done is repeated with all VMs down, and only when
+// nobody is at it any more.
+func TestAHalfDoneRotation(t *testing.T) {
+	for name, c := range map[string]struct {
+		set  func(*cvm.DES, time.Time)
+		want string // of the refusal, "" for a plan
+	}{
+		"failed, the old key":      {func(d *cvm.DES, _ time.Time) { d.ProvisioningState = "Failed" }, ""},
+		"failed, the new key":      {func(d *cvm.DES, _ time.Time) { d.ProvisioningState, d.KeyURL = "Failed", newKeyURL }, ""},
+		"some old, the old key":    {func(d *cvm.DES, _ time.Time) { d.PreviousKeys = 1 }, ""},
+		"some old, for a day":      {func(d *cvm.DES, now time.Time) { d.PreviousKeys, d.KeyURL, d.LastRotation = 1, newKeyURL, now.Add(-25*time.Hour) }, ""},
+		"some old, an hour":        {func(d *cvm.DES, now time.Time) { d.PreviousKeys, d.KeyURL, d.LastRotation = 1, newKeyURL, now.Add(-time.Hour) }, "under way"},
+		"some old, who knows when": {func(d *cvm.DES, _ time.Time) { d.PreviousKeys, d.KeyURL = 1, newKeyURL }, "under way"},
+		"done":                     {func(d *cvm.DES, _ time.Time) { d.KeyURL = newKeyURL }, "already"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, loop := newFleet(t, "vm1", "vm2")
+			l := loop()
+			c.set(&f.des, f.clock.Now())
+			if c.want != "" {
+				in, err := remedy.ReadRotation(t.Context(), f, desID, newKeyURL, nil, l.Policy, f.clock.Now())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := remedy.PlanRotation(in); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			o, op := f.plan(t, l, 1)
+			for _, s := range op.Steps {
+				if s.Undo == "" {
+					t.Errorf("step %s has no undo note", s.Kind)
+				}
+			}
+			f.say(t, o, ledger.CauseApprove)
+			f.until(t, l, 10*time.Minute)
+			f.done(t, o)
+		})
+	}
+}
+
 // Two plans for one set, both approved: every VM is taken down once.
 func TestTwoRotationsOfOneSet(t *testing.T) {
 	f, loop := newFleet(t, "vm1", "vm2")

@@ -82,11 +82,10 @@ func (a *AzureApplier) lookDESKey(ctx context.Context, s Step, _ Secrets) (Progr
 		return Progress{}, fault.New(fault.Bug, "setting the key of disk encryption set", s.Target, "the step names no key, or not the one before")
 	case moving(des.ProvisioningState):
 		return inMotion(), nil
-	case same(des.KeyURL, want) && same(des.ProvisioningState, "Succeeded"):
-		if des.PreviousKeys > 0 {
-			return inMotion(), nil // Azure is at it
-		}
+	case same(des.KeyURL, want) && same(des.ProvisioningState, "Succeeded") && des.PreviousKeys == 0:
 		return effected(), nil
+	case same(des.KeyURL, want) && same(des.ProvisioningState, "Succeeded") && (!same(s.Before[BeforeKey], want) || rotatedAt(des) != s.Before[beforeRotate]):
+		return inMotion(), nil // Azure is at it
 	case !same(des.KeyURL, want) && !same(des.KeyURL, s.Before[BeforeKey]):
 		return refuse(s, "the set names %s by now, which somebody else has set; stop this operation and plan again", des.KeyURL), nil
 	}

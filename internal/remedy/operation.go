@@ -75,6 +75,9 @@ func number(steps []Step) []Step {
 		args := map[string]string{argStep: strconv.Itoa(i + 1)}
 		maps.Copy(args, steps[i].Args)
 		steps[i].Args, steps[i].State = args, Planned
+		if steps[i].Kind == CheckRotation || steps[i].Kind == CheckRecreation {
+			steps[i].Undo = "Nothing: it only reads."
+		}
 	}
 	return steps
 }

@@ -253,6 +253,9 @@ func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []by
 		Args: map[string]string{argBody: made.Before[BeforeBody], argVMUnique: unique}})
 	for i := range o.Steps {
 		o.Steps[i].Class = policy.NeedsRecreate
+		if o.Steps[i].Undo == "" {
+			o.Steps[i].Undo = "Make the VM anew once more: plan its re-creation again."
+		}
 	}
 	o.Steps = number(o.Steps)
 	return o, nil

@@ -34,6 +34,10 @@ const (
 	timeStart      = 3 * time.Minute // a wave
 )
 
+// rotationTime is after which a rotation that hasn't ended is half done, and the
+// same update is sent again.
+const rotationTime = 24 * time.Hour
+
 // Names of a rotation's arguments, and of what was before.
 const (
 	argVMs       = "vms"     // ARM ids, with commas between them
@@ -90,6 +94,11 @@ func PlanRotation(in RotationInput) (Operation, error) {
 	o := Operation{Schema: OperationSchema, Kind: RotateKeyOperation, Object: string(in.DES.ID), Subscription: strings.ToLower(in.DES.ID.Subscription()),
 		Made: in.Now.UTC().Truncate(time.Second), MadeBy: in.By, Policy: in.Policy.Hash,
 		Why: fmt.Sprintf("Moves the disk encryption set %s, with %d VMs on it, from key %s to %s.", in.DES.Name, len(in.VMs), in.DES.KeyURL, in.Key)}
+	undo := "Rotate back to " + in.DES.KeyURL + ", as long as that version is enabled."
+	if in.repeats() {
+		o.Why = fmt.Sprintf("Repeats the rotation of the disk encryption set %s, with %d VMs on it, to key %s, which was left half done.", in.DES.Name, len(in.VMs), in.Key)
+		undo = "Nothing: the set named the key before."
+	}
 	allocated, running := in.toTakeDown()
 	waves := wavesOf(allocated, cmp.Or(in.Wave, DefaultWave))
 	o.Steps = append(o.Steps, in.step(CheckRotation, Step{Target: string(in.DES.ID), Disturbs: DisturbsNone,
@@ -117,7 +126,7 @@ func PlanRotation(in RotationInput) (Operation, error) {
 	o.Steps = append(o.Steps, in.step(SetDESKey, Step{Target: string(in.DES.ID), Disturbs: DisturbsNone,
 		Does:   fmt.Sprintf("Points the set at the key %s; its disks' keys are wrapped anew.", in.Key),
 		Needs:  []string{"Every VM on the set is deallocated.", "The set still names the key that it named when the plan was made.", "The old version is enabled until all is done."},
-		Undo:   "Rotate back to " + in.DES.KeyURL + ", as long as that version is enabled.",
+		Undo:   undo,
 		Before: map[string]string{BeforeKey: in.DES.KeyURL, beforeRotate: rotatedAt(in.DES)}}))
 	o.Steps = number(append(o.Steps, starts...))
 	in.tell(&o, waves, running)
@@ -201,14 +210,19 @@ func (in RotationInput) tell(o *Operation, waves [][]cvm.VM, running map[cvm.VMI
 	if other := len(in.VMs) - len(o.VMs); other > 0 {
 		o.Notes = append(o.Notes, fmt.Sprintf("%d VMs on the set are deallocated already and stay so.", other))
 	}
-	o.Back = append(o.Back, "Before the key is changed: stop the operation, and the VMs that it took down are started again on the old key.",
-		"After it: plan a rotation to "+in.DES.KeyURL+" (cvmguard rotate plan --des "+string(in.DES.ID)+" --key "+in.DES.KeyURL+"), as long as that version is enabled.")
+	o.Back = append(o.Back, "Before the key is changed: stop the operation, and the VMs that it took down are started again on the old key.")
+	if !in.repeats() {
+		o.Back = append(o.Back, "After it: plan a rotation to "+in.DES.KeyURL+" (cvmguard rotate plan --des "+string(in.DES.ID)+" --key "+in.DES.KeyURL+"), as long as that version is enabled.")
+	}
 	for _, vm := range o.VMs {
 		if vm.Running {
 			o.Back = append(o.Back, azStart(vm.ID))
 		}
 	}
 }
+
+// repeats says whether the set is to be pointed at the key that it names already.
+func (in RotationInput) repeats() bool { return same(in.DES.KeyURL, in.Key) }
 
 func rotatedAt(des cvm.DES) string {
 	if des.LastRotation.IsZero() {

@@ -21,9 +21,9 @@ func (in RotationInput) Doubts() []string {
 	out.when(!same(des.Type, cvm.DESTypeConfidential), "the disk encryption set is of type %s, not %s", des.Type, cvm.DESTypeConfidential)
 	out.when(des.AutoRotation, "the set may rotate its key by itself: switch that off first (%s)", azAutoRotation(des.ID, false))
 	out.when(!same(des.ProvisioningState, "Succeeded") && !same(des.ProvisioningState, "Failed"), "the set is %q: wait until it isn't being changed", des.ProvisioningState)
-	switch again := same(des.KeyURL, in.Key); {
+	switch again := in.repeats(); {
 	case again && des.PreviousKeys > 0:
-		out.when(true, "a rotation to %s is under way: wait for its end", in.Key)
+		out.when(des.LastRotation.IsZero() || in.Now.Before(des.LastRotation.Add(rotationTime)), "a rotation to %s is under way: wait for its end; one that has not ended after %s can be repeated", in.Key, rotationTime)
 	case again && !same(des.ProvisioningState, "Failed"):
 		out.when(true, "%s is the set's key already: make a new version, or name another", in.Key)
 	}

@@ -52,6 +52,7 @@ type UndoInput struct {
 func PlanUndo(in UndoInput) (Operation, error) {
 	s := in.Step
 	reverse := Step{Class: policy.InPlace, Target: s.Target, Disturbs: DisturbsNone,
+		Undo: "Let cvmguard take the step " + string(s.Kind) + " again: cvmguard brakes resume --vm " + in.Object,
 		Args: map[string]string{argUndoes: in.Key, argUndoneOn: in.Object}}
 	var why string
 	switch s.Kind {
@@ -81,7 +82,7 @@ func PlanUndo(in UndoInput) (Operation, error) {
 		Why:   fmt.Sprintf("Takes back the step %s on %s.", s.Kind, s.Target),
 		Steps: number([]Step{reverse}),
 		Notes: []string{"The step that is undone is not taken again by " + in.Object + "'s own turns until a person says so (cvmguard brakes resume). That holds from the approval on, before anything is written."},
-		Back:  []string{"Let cvmguard take the step again: cvmguard brakes resume."}}, nil
+		Back:  []string{reverse.Undo}}, nil
 }
 
 func undoTag(s Step, reverse *Step) (why string) {
