@@ -55,14 +55,17 @@ func Fingerprint(s remedy.Step) string {
 	return HashBytes(b)[:32]
 }
 
-// ChangedBack says whether others changed back what the step had set: it was
-// brought about, with the same value, at least `lag` ago, and that wasn't counted
-// yet. times is how often by then, this one included. Ask it of a step whose effect
-// was just found missing.
-func (r *Row) ChangedBack(s remedy.Step, now time.Time, lag time.Duration) (times int, yes bool) {
+// ChangedBack says how often others changed back what the step had set by now. anew:
+// the last time, which times includes, isn't counted yet: it was brought about, with
+// the same value, at least `lag` ago. Ask it of a step whose effect was just found
+// missing.
+func (r *Row) ChangedBack(s remedy.Step, now time.Time, lag time.Duration) (times int, anew bool) {
 	have, ok := r.Set[SendKey(s)]
-	if !ok || have.At.IsZero() || have.Value != Fingerprint(s) || now.Sub(have.At) < lag {
+	switch {
+	case !ok || have.Value != Fingerprint(s):
 		return 0, false
+	case have.At.IsZero() || now.Sub(have.At) < lag:
+		return have.Backs, false
 	}
 	return have.Backs + 1, true
 }
@@ -93,20 +96,30 @@ func (r *Row) Ended(s remedy.Step, out Outcome, at time.Time, again bool) {
 		v := SetValue{Value: print, At: at.UTC().Round(0)}
 		if was && have.Value == print {
 			v.Backs = have.Backs
-			if again && !out.Adopted {
+			if again && !out.Adopted && !have.At.IsZero() { // else it was counted when it didn't last
 				v.Backs++
 			}
 		}
-		if r.Set == nil {
-			r.Set = map[string]SetValue{}
+		r.keepSet(key, v)
+	case out.Code == remedy.CodeNotLasting: // changed back before anybody saw it
+		v := SetValue{Value: print, Backs: 1}
+		if was && have.Value == print {
+			v.Backs += have.Backs
 		}
-		r.Set[key] = v
-		for len(r.Set) > maxSet {
-			delete(r.Set, r.oldestSet())
-		}
+		r.keepSet(key, v)
 	case out.Code == CodeChangedBack:
 		r.CountBack(s)
 		r.Stop(s, WhyChangedBack, at)
+	}
+}
+
+func (r *Row) keepSet(key string, v SetValue) {
+	if r.Set == nil {
+		r.Set = map[string]SetValue{}
+	}
+	r.Set[key] = v
+	for len(r.Set) > maxSet {
+		delete(r.Set, r.oldestSet())
 	}
 }
 

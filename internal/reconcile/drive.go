@@ -85,7 +85,7 @@ func (l *Loop) transmit(ctx context.Context, h *held) (ended bool, err error) {
 	if out := l.stale(h, now); out != nil {
 		return true, l.end(ctx, h, out, false)
 	}
-	if times, back := h.row.ChangedBack(st.Step, now, l.Settings.TransitionWait); back && l.Policy.Brakes.MaxChangedBack > 0 && times >= l.Policy.Brakes.MaxChangedBack {
+	if times, _ := h.row.ChangedBack(st.Step, now, l.Settings.TransitionWait); l.Policy.Brakes.MaxChangedBack > 0 && times >= l.Policy.Brakes.MaxChangedBack {
 		return true, l.end(ctx, h, outcomeOf(remedy.Blocked, &fault.Error{Kind: fault.Blocked, Op: "sending " + string(st.Step.Kind), Object: st.Step.Target, Code: ledger.CodeChangedBack,
 			Err: errText(fmt.Sprintf("what it sets was changed back %d times by others", times)), Next: "see in the Activity Log who does, then let it be taken again with cvmguard brakes resume"}), false)
 	}

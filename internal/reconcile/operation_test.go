@@ -246,11 +246,15 @@ func TestAHalfDoneRotation(t *testing.T) {
 		set  func(*cvm.DES, time.Time)
 		want string // of the refusal, "" for a plan
 	}{
-		"failed, the old key":      {func(d *cvm.DES, _ time.Time) { d.ProvisioningState = "Failed" }, ""},
-		"failed, the new key":      {func(d *cvm.DES, _ time.Time) { d.ProvisioningState, d.KeyURL = "Failed", newKeyURL }, ""},
-		"some old, the old key":    {func(d *cvm.DES, _ time.Time) { d.PreviousKeys = 1 }, ""},
-		"some old, for a day":      {func(d *cvm.DES, now time.Time) { d.PreviousKeys, d.KeyURL, d.LastRotation = 1, newKeyURL, now.Add(-25*time.Hour) }, ""},
-		"some old, an hour":        {func(d *cvm.DES, now time.Time) { d.PreviousKeys, d.KeyURL, d.LastRotation = 1, newKeyURL, now.Add(-time.Hour) }, "under way"},
+		"failed, the old key":   {func(d *cvm.DES, _ time.Time) { d.ProvisioningState = "Failed" }, ""},
+		"failed, the new key":   {func(d *cvm.DES, _ time.Time) { d.ProvisioningState, d.KeyURL = "Failed", newKeyURL }, ""},
+		"some old, the old key": {func(d *cvm.DES, _ time.Time) { d.PreviousKeys = 1 }, ""},
+		"some old, for a day": {func(d *cvm.DES, now time.Time) {
+			d.PreviousKeys, d.KeyURL, d.LastRotation = 1, newKeyURL, now.Add(-25*time.Hour)
+		}, ""},
+		"some old, an hour": {func(d *cvm.DES, now time.Time) {
+			d.PreviousKeys, d.KeyURL, d.LastRotation = 1, newKeyURL, now.Add(-time.Hour)
+		}, "under way"},
 		"some old, who knows when": {func(d *cvm.DES, _ time.Time) { d.PreviousKeys, d.KeyURL = 1, newKeyURL }, "under way"},
 		"done":                     {func(d *cvm.DES, _ time.Time) { d.KeyURL = newKeyURL }, "already"},
 	} {

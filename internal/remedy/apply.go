@@ -2,6 +2,7 @@ package remedy
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -10,10 +11,19 @@ import (
 	"cvmguard/internal/policy"
 )
 
-// tokenVerify is the resume token of an act whose operation has ended well, or
-// that has none, and whose effect isn't to be read yet: Azure's replicas lag.
-// Polling it reads the resource and never sends again.
+// tokenVerify begins the resume token of an act whose operation has ended well, or
+// that has none, and whose effect isn't to be read yet: Azure's replicas lag. After
+// it comes since when. Polling it reads the resource and never sends again.
 const tokenVerify = "verify"
+
+// verifyFor is how long what Azure took may stay out of sight: far longer than its
+// replicas lag. From then on somebody has changed it back, or the write itself was
+// changed on its way in.
+const verifyFor = 15 * time.Minute
+
+// CodeNotLasting is the code of an act that Azure carried out and whose effect isn't
+// there all the same.
+const CodeNotLasting = "not-lasting"
 
 // The waits that are proposed where the service names none.
 const (
@@ -125,10 +135,10 @@ func (a *AzureApplier) Start(ctx context.Context, s Step, sec Secrets) (Progress
 		return Progress{State: Ended, Err: err}, nil
 	}
 	if p.State == Underway && p.Token == "" {
-		p.Token = tokenVerify // it was sent: from now on it is only looked for
+		p.Token = a.verifySince(time.Time{}) // it was sent: from now on it is only looked for
 	}
 	if p.State == Effected {
-		return a.verify(ctx, t, s, sec)
+		return a.verify(ctx, t, s, sec, time.Time{})
 	}
 	return p, nil
 }
@@ -139,11 +149,15 @@ func (a *AzureApplier) Poll(ctx context.Context, s Step, token string, sec Secre
 	if err != nil {
 		return Progress{}, err
 	}
-	switch token {
-	case "":
+	if token == "" {
 		return a.Look(ctx, s, sec)
-	case tokenVerify:
-		return a.verify(ctx, t, s, sec)
+	}
+	if text, ok := strings.CutPrefix(token, tokenVerify); ok {
+		since, err := time.Parse(time.RFC3339, strings.TrimPrefix(text, " "))
+		if err != nil {
+			since = time.Time{} // it begins anew
+		}
+		return a.verify(ctx, t, s, sec, since)
 	}
 	if t.poll != nil {
 		return t.poll(ctx, s, token)
@@ -159,13 +173,26 @@ func (a *AzureApplier) Poll(ctx context.Context, s Step, token string, sec Secre
 		}
 		return p, nil
 	case Effected:
-		return a.verify(ctx, t, s, sec)
+		return a.verify(ctx, t, s, sec, time.Time{})
 	}
 	return p, nil
 }
 
-// verify reads whether the effect of a write that was accepted is there.
-func (a *AzureApplier) verify(ctx context.Context, t act, s Step, sec Secrets) (Progress, error) {
+// verifySince is the token of an act that is looked for since a moment, the zero
+// time for now.
+func (a *AzureApplier) verifySince(since time.Time) string {
+	if since.IsZero() && a.Now != nil {
+		since = a.Now()
+	}
+	if since.IsZero() {
+		return tokenVerify
+	}
+	return tokenVerify + " " + since.UTC().Format(time.RFC3339)
+}
+
+// verify reads whether the effect of a write that was accepted is there. since is
+// when it was looked for first, zero for now.
+func (a *AzureApplier) verify(ctx context.Context, t act, s Step, sec Secrets, since time.Time) (Progress, error) {
 	p, err := t.look(ctx, s, sec)
 	if err != nil {
 		if fault.Is(err, fault.NotFound) {
@@ -173,15 +200,20 @@ func (a *AzureApplier) verify(ctx context.Context, t act, s Step, sec Secrets) (
 		}
 		if passes(err) {
 			// The write must not be sent again for a read that failed.
-			return Progress{State: Underway, Token: tokenVerify, RetryAfter: max(fault.RetryAfter(err), retryVerify)}, nil
+			return Progress{State: Underway, Token: a.verifySince(since), RetryAfter: max(fault.RetryAfter(err), retryVerify)}, nil
 		}
 		return Progress{}, err
 	}
 	switch p.State {
 	case NotThere:
-		return Progress{State: Underway, Token: tokenVerify, RetryAfter: retryVerify}, nil
+		if a.Now != nil && !since.IsZero() && a.Now().Sub(since) > verifyFor {
+			return Progress{State: Ended, Err: &fault.Error{Kind: fault.Blocked, Op: "applying " + string(s.Kind), Object: s.Target, Code: CodeNotLasting,
+				Err:  fmt.Errorf("Azure carried it out, and for %s what it sets isn't there", verifyFor),
+				Next: "see in the Activity Log who changes it back, or which Azure Policy changes the write"}}, nil
+		}
+		return Progress{State: Underway, Token: a.verifySince(since), RetryAfter: retryVerify}, nil
 	case Underway:
-		p.Token = tokenVerify
+		p.Token = a.verifySince(time.Time{}) // it is being changed: only then is it looked for
 	case Refused:
 		p.State = Ended // it was sent, and what it needed has gone since
 	}
