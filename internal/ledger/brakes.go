@@ -40,6 +40,10 @@ const (
 	renewAfter = 5 * time.Minute
 	// skew is how far workers' clocks may differ: so much more is read than counts.
 	skew = 5 * time.Minute
+	// maxAhead is how far ahead of a worker's clock the change before may be dated for
+	// its own to be dated after it: the newest come first only as long as a clock that
+	// is behind dates none of them back, and one that is days ahead is let be.
+	maxAhead = 24 * time.Hour
 
 	maxChange = 9_999_999_999
 )
@@ -128,6 +132,7 @@ func changedKey(number int) string { return fmt.Sprintf("%010d", maxChange-numbe
 type Changes struct {
 	At      map[string]time.Time // by chain, when it was last noted
 	newest  int                  // the newest change's number
+	latest  time.Time            // and its time
 	counted time.Time
 }
 
@@ -143,7 +148,7 @@ func (b Brakes) Changes(ctx context.Context, s Breaker, now time.Time) (Changes,
 			return false
 		}
 		if c.newest == 0 {
-			c.newest = maxChange - number
+			c.newest, c.latest = maxChange-number, at
 		}
 		if chain := e.Cols["chain"]; now.Sub(at) < ChangedWindow && at.After(c.At[chain]) {
 			c.At[chain] = at
@@ -174,8 +179,12 @@ func (b Brakes) Change(ctx context.Context, s Breaker, c Changes, chain, id stri
 	if at, noted := c.At[chain]; noted && c.counted.Sub(at) < renewAfter {
 		return true, nil
 	}
+	at := c.counted
+	if c.latest.After(at) && c.latest.Sub(at) < maxAhead {
+		at = c.latest
+	}
 	_, err = b.Tables.Insert(ctx, TableBrakes, Entity{PK: changedPartition(s.Epoch), RK: changedKey(c.newest + 1),
-		Cols: map[string]string{"chain": chain, "id": id, "at": TimeText(c.counted)}})
+		Cols: map[string]string{"chain": chain, "id": id, "at": TimeText(at)}})
 	if fault.Is(err, fault.Conflict) {
 		return false, nil
 	}

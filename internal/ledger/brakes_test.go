@@ -144,6 +144,46 @@ func TestExactlySoManyChanges(t *testing.T) {
 	}
 }
 
+// A worker whose clock is hours behind hides nothing that others have changed.
+func TestAClockThatIsBehind(t *testing.T) {
+	const most = 10
+	b := ledger.Brakes{Tables: memstore.New(nil).Tables()}
+	through := 0
+	for i := range 40 {
+		now := t0.Add(time.Duration(i) * time.Second)
+		if i%2 == 1 {
+			now = now.Add(-2 * time.Hour)
+		}
+		chain := fmt.Sprint("chain", i)
+		c, err := b.Changes(t.Context(), ledger.Breaker{}, now)
+		fatal(t, err)
+		if c.With(chain) > most {
+			continue
+		}
+		if ok, err := b.Change(t.Context(), ledger.Breaker{}, c, chain, "id"); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		through++
+	}
+	if through != most {
+		t.Errorf("%d got through, the most is %d", through, most)
+	}
+	// One that was days ahead for a moment doesn't date what comes after it.
+	c, err := b.Changes(t.Context(), ledger.Breaker{Epoch: 1}, t0.Add(72*time.Hour))
+	fatal(t, err)
+	if _, err := b.Change(t.Context(), ledger.Breaker{Epoch: 1}, c, "ahead", "id"); err != nil {
+		t.Fatal(err)
+	}
+	c, err = b.Changes(t.Context(), ledger.Breaker{Epoch: 1}, t0)
+	fatal(t, err)
+	if _, err := b.Change(t.Context(), ledger.Breaker{Epoch: 1}, c, "chain1", "id"); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = b.Changes(t.Context(), ledger.Breaker{Epoch: 1}, t0.Add(2*time.Hour)); err != nil || c.With("ahead") != 1 {
+		t.Errorf("%v, %v", c.At, err)
+	}
+}
+
 func TestCanaryPlaces(t *testing.T) {
 	const places = 3
 	s := memstore.New(nil)

@@ -101,8 +101,9 @@ func (l *Loop) canaryEnds(ctx context.Context, c ledger.Canary, now time.Time) (
 	return now, nil
 }
 
-// canaryTrouble says what is wrong with one of the canaries, "" for nothing: a step
-// of its failed or is stopped, or it is worse off than before.
+// canaryTrouble says what is wrong with one of the canaries, "" for nothing: it is
+// still being changed, a step of its failed or is stopped, or it is worse off than
+// before.
 func (l *Loop) canaryTrouble(ctx context.Context, p ledger.CanaryPlace) (string, error) {
 	table := ledger.TableVMs
 	if p.Shared != "" {
@@ -120,6 +121,8 @@ func (l *Loop) canaryTrouble(ctx context.Context, p ledger.CanaryPlace) (string,
 		return "", err
 	}
 	switch {
+	case row.Step != nil && changes(row.Step.Step):
+		return "a step is still under way", nil
 	case len(row.Hold) > 0:
 		return "a step failed", nil
 	case len(row.Stopped) > 0:

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,6 +90,30 @@ func TestTheCanary(t *testing.T) {
 		w.drain(t, l, nil)
 		if got := w.changedVMs(all); len(got) != few {
 			t.Errorf("by another policy: %v", got)
+		}
+	})
+	t.Run("a canary is still being changed", func(t *testing.T) {
+		w := newWorld(t, all...)
+		l := w.loop(t, policy.ModeEnforce)
+		l.Policy = braked(t, func(b *policy.Brakes) { b.Canary = policy.Canary{VMs: few, Wait: 5 * time.Minute} })
+		w.announce(t, all...)
+		w.hook = func(when string) error {
+			if strings.HasPrefix(when, "before tags") {
+				w.opTime, w.pace = 30*time.Minute, 30*time.Second
+			}
+			return nil
+		}
+		w.until(t, l, 20*time.Minute)
+		if n := w.count("tags"); n != few {
+			t.Errorf("%d VMs are being changed, not %d", n, few)
+		}
+		s, err := l.BrakesNow(t.Context())
+		if err != nil || len(s.Trouble) != few {
+			t.Errorf("%+v, %v", s.Trouble, err)
+		}
+		w.until(t, l, 5*time.Hour)
+		if got := w.changedVMs(all); len(got) != len(all) {
+			t.Errorf("in the end: %v", got)
 		}
 	})
 	t.Run("released by a person", func(t *testing.T) {

@@ -302,6 +302,55 @@ func TestTwoRotationsOfOneSet(t *testing.T) {
 	f.done(t, a)
 }
 
+// A word of which nothing would come is refused with the reason.
+func TestWordsThatAreTooLate(t *testing.T) {
+	f, loop := newFleet(t, "vm1")
+	l := loop()
+	say := func(hash, word string) error {
+		_, err := l.SayToOperation(t.Context(), hash, word, "jane")
+		f.until(t, l, 10*time.Minute)
+		return err
+	}
+	hashOf := func(o Object) string {
+		_, hash, err := ledger.ParseOperationID(o.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return hash
+	}
+	a, _ := f.plan(t, l, 1)
+	stopped := hashOf(a)
+	if err := say(stopped, ledger.CauseStop); err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{ledger.CauseApprove, ledger.CausePause, ledger.CauseResume} {
+		if err := say(stopped, word); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "make the plan anew") {
+			t.Errorf("%s to what was stopped: %v", word, err)
+		}
+	}
+	b, _ := f.plan(t, l, 1)
+	done := hashOf(b)
+	for _, word := range []string{ledger.CauseApprove, ledger.CauseApprove} {
+		if err := say(done, word); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.done(t, b)
+	if err := say(done, ledger.CauseStop); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "undo") {
+		t.Errorf("stopping what is done: %v", err)
+	}
+	if err := say(strings.Repeat("0", 64), ledger.CauseApprove); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a hash of no plan: %v", err)
+	}
+	if err := say("123", ledger.CauseApprove); !fault.Is(err, fault.Invalid) {
+		t.Errorf("no hash: %v", err)
+	}
+	l.Policy = document(t, f.policy, policy.ModeObserve)
+	if err := say(done, ledger.CauseApprove); !fault.Is(err, fault.Blocked) {
+		t.Errorf("in mode observe: %v", err)
+	}
+}
+
 // A plan whose bytes were changed after they were made isn't carried out.
 func TestAPlanThatWasTamperedWith(t *testing.T) {
 	f, loop := newFleet(t, "vm1", "vm2")

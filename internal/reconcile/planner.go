@@ -247,7 +247,8 @@ func OperationWords() []string {
 }
 
 // SayToOperation puts a person's word on the loop. fault.NotFound: there is no plan
-// of that hash; fault.Blocked: policy observes, so nothing would be carried out.
+// of that hash; fault.Blocked: nothing would come of it, for policy observes, or the
+// operation was stopped or is done.
 func (l *Loop) SayToOperation(ctx context.Context, hash, word, by string) (OperationNow, error) {
 	now, err := l.OperationNow(ctx, hash)
 	if err != nil {
@@ -255,6 +256,12 @@ func (l *Loop) SayToOperation(ctx context.Context, hash, word, by string) (Opera
 	}
 	if word == ledger.CauseApprove && l.Policy.Mode() != policy.ModeEnforce {
 		return now, fault.New(fault.Blocked, "approving plan", hash, "policy's mode is %s: nothing would be carried out; put a policy of mode %s in force first", l.Policy.Mode(), policy.ModeEnforce)
+	}
+	switch {
+	case now.State.Stopped && word != ledger.CauseStop:
+		return now, fault.New(fault.Blocked, "saying "+word+" to plan", hash, "it was stopped, and what is stopped isn't begun again; make the plan anew")
+	case now.Code == OperationDone && word == ledger.CauseStop:
+		return now, fault.New(fault.Blocked, "stopping plan", hash, "all its steps are done; undo them instead, as the plan's way back says")
 	}
 	m := Message{Shared: now.ID, Cause: ledger.Cause{Kind: word, At: l.Now().UTC(), By: by}}
 	if err := l.enqueue(ctx, m, 0); err != nil {
