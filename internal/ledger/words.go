@@ -93,7 +93,7 @@ func (r *Row) undone(c Cause) {
 	if r.Stopped == nil {
 		r.Stopped = map[string]cvm.Contest{}
 	}
-	r.Stopped[c.ID] = cvm.Contest{Step: kind, On: target, Since: c.At.UTC().Round(time.Second), Why: WhyUndone}
+	r.Stopped[c.ID] = cvm.Contest{Step: kind, On: target, Since: c.At.UTC().Truncate(time.Second), Why: WhyUndone}
 }
 
 // StepDone notes that the n-th step (from 1) is done. A step done before those that

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -83,6 +84,31 @@ func TestARotationWithCrashes(t *testing.T) {
 			t.Fatalf("killed at point %d of %d", at, points)
 		}
 	}
+}
+
+// Many workers at once, and every word said more than once, do no more than one.
+func TestARotationWithManyWorkers(t *testing.T) {
+	f, loop := newFleet(t, "vm1", "vm2", "vm3")
+	o, _ := f.plan(t, loop(), 2)
+	for range 5 {
+		f.say(t, o, ledger.CauseApprove)
+	}
+	end := f.clock.Now().Add(20 * time.Minute)
+	var wg sync.WaitGroup
+	for range 6 {
+		l := loop()
+		wg.Go(func() {
+			for f.clock.Now().Before(end) {
+				if !f.step(&l, nil) {
+					f.clock.Advance(time.Second)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	f.drain(t, loop(), nil)
+	f.done(t, o)
+	f.atRest(t, o)
 }
 
 // The world has changed since the plan was made: nobody is taken down for a
@@ -285,6 +311,31 @@ func TestAHalfDoneRotation(t *testing.T) {
 	}
 }
 
+// A wave that the service turns away until the window has closed waits for the next
+// one; what is begun in a window is brought to its end after it.
+func TestAWindowThatCloses(t *testing.T) {
+	f, loop := newFleet(t, "vm1", "vm2")
+	f.policy += "brakes: {windows: [{from: \"12:00\", to: \"12:10\"}]}\n"
+	l := loop()
+	o, _ := f.plan(t, l, 1)
+	f.say(t, o, ledger.CauseApprove)
+	f.hook = func(when string) error {
+		if strings.HasPrefix(when, "before deallocate") {
+			return &fault.Error{Kind: fault.Throttled, Op: "deallocating", RetryAfter: 20 * time.Minute}
+		}
+		return nil
+	}
+	f.until(t, l, time.Minute)
+	f.hook = nil
+	f.until(t, l, 12*time.Hour)
+	if r := f.row(t, o); f.count("") != 0 || r.Braked != BrakeWindow {
+		t.Fatalf("%v, braked by %q", f.writes, r.Braked)
+	}
+	f.opTime = 30 * time.Minute // longer than the window
+	f.until(t, l, 16*time.Hour)
+	f.done(t, o)
+}
+
 // Two plans for one set, both approved: every VM is taken down once.
 func TestTwoRotationsOfOneSet(t *testing.T) {
 	f, loop := newFleet(t, "vm1", "vm2")
@@ -348,6 +399,90 @@ func TestWordsThatAreTooLate(t *testing.T) {
 	l.Policy = document(t, f.policy, policy.ModeObserve)
 	if err := say(done, ledger.CauseApprove); !fault.Is(err, fault.Blocked) {
 		t.Errorf("in mode observe: %v", err)
+	}
+}
+
+// VMBody lets the world be what operations are planned by; no plan here asks for it.
+func (f *fleet) VMBody(context.Context, cvm.VMID) ([]byte, error) { return nil, errNotHere }
+
+// A step is undone on a person's word, with a death at any point, and isn't taken
+// again until a person lets it. What was changed since isn't written over.
+func TestAStepIsUndone(t *testing.T) {
+	setup := func(t *testing.T) (*fleet, func() *Loop, string) {
+		f := &fleet{writer: writer{newWorld(t, "vm1")}}
+		loop := func() *Loop {
+			l := f.loop(t, policy.ModeEnforce)
+			l.Planning = f
+			return l
+		}
+		l := loop()
+		f.announce(t, "vm1")
+		f.drain(t, l, nil)
+		o, name := mustVM(t, "vm1"), ""
+		for _, r := range f.records(t, o) {
+			if r.Record.Type == ledger.TypeOutcome && r.Record.Step.Kind == remedy.Tag {
+				name = r.Name
+			}
+		}
+		_, op, err := l.PlanOperation(t.Context(), OperationAsk{Kind: remedy.UndoOperation, Record: strings.TrimSuffix(name, ".json"), By: "jane"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash, err := l.operations().Put(t.Context(), op)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.drain(t, l, nil)
+		return f, loop, ledger.OperationID(op.Subscription, hash)
+	}
+	run := func(t *testing.T, trouble func(at int, name string)) int {
+		f, loop, id := setup(t)
+		o, l, at := mustShared(t, id), loop(), 0
+		f.say(t, o, ledger.CauseApprove)
+		point := func(name string) error { at++; trouble(at, name); return nil }
+		f.store.Hook = func(a memstore.Action) error {
+			return point(fmt.Sprintf("%t %s %s", a.After, a.Op, a.Name))
+		}
+		f.hook = point
+		f.drain(t, l, loop)
+		f.quiet()
+		f.send(t, f.event("vm1", "looked at again"))
+		f.drain(t, l, nil)
+		vm := mustVM(t, "vm1")
+		if r := f.row(t, o); f.count("tags") != 2 || len(f.vms[vm.vm()].Tags) != 0 || r.Verdict != policy.Compliant || len(f.row(t, vm).Stopped) != 1 {
+			t.Errorf("%v, tags %v, %s, stopped %v", f.writes, f.vms[vm.vm()].Tags, r.Verdict, f.row(t, vm).Stopped)
+		}
+		f.atRest(t, o, vm)
+		if _, _, err := l.Resume(t.Context(), vm.ID, "", "jane"); err != nil {
+			t.Fatal(err)
+		}
+		f.drain(t, l, nil)
+		if f.count("tags") != 3 {
+			t.Errorf("after it was resumed: %v", f.writes)
+		}
+		return at
+	}
+	points := run(t, func(int, string) {})
+	for at := 1; at <= points; at += 6 {
+		run(t, func(n int, name string) {
+			if n == at {
+				panic(crash{name})
+			}
+		})
+		if t.Failed() {
+			t.Fatalf("killed at point %d of %d", at, points)
+		}
+	}
+	f, loop, id := setup(t)
+	f.change("vm1", func(v *cvm.VM) {
+		for name := range v.Tags {
+			v.Tags[name] = "somebody's own"
+		}
+	})
+	f.say(t, mustShared(t, id), ledger.CauseApprove)
+	f.drain(t, loop(), nil)
+	if r := f.row(t, mustShared(t, id)); f.count("tags") != 1 || r.Verdict == policy.Compliant {
+		t.Errorf("what was changed since: %v, %s", f.writes, r.Verdict)
 	}
 }
 
