@@ -13,6 +13,7 @@ import (
 	"cvmguard/internal/customhandler"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
+	"cvmguard/internal/ledger"
 	"cvmguard/internal/reconcile"
 	"cvmguard/internal/remedy"
 )
@@ -192,7 +193,9 @@ func viewOfOperation(n reconcile.OperationNow) OperationView {
 	for _, s := range n.Plan.Steps {
 		step := OperationStepView{Step: s.Kind, Target: s.Target, State: s.State, Does: s.Does, Why: s.Why, Disturbs: s.Disturbs}
 		if s.State != remedy.Done {
-			step.Retry = timeOrNil(n.Retry(s))
+			if step.Retry = timeOrNil(n.Retry(s)); step.Retry != nil {
+				step.Why = n.Failed[ledger.SendKey(s)]
+			}
 		}
 		v.Steps = append(v.Steps, step)
 	}

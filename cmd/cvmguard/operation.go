@@ -126,7 +126,7 @@ func showOperation(c *console, v handlers.OperationView) {
 	for i, s := range v.Steps {
 		why := s.Why
 		if s.Retry != nil {
-			why = "failed, tried again " + moment(s.Retry)
+			why = strings.TrimSuffix("failed, tried again "+moment(s.Retry)+": "+s.Why, ": ")
 		}
 		g.add(i+1, s.Step, s.State, s.Disturbs, clean(s.Does), clean(why))
 	}

@@ -114,6 +114,7 @@ func TestARotationWithManyWorkers(t *testing.T) {
 // The world has changed since the plan was made: nobody is taken down for a
 // rotation that would be refused in the end.
 func TestAnOldPlan(t *testing.T) {
+	says := map[string]string{"the set names a third key": "stop this operation and plan again", "the new key has expired": "expired", "there is a VM more": "plan again", "a VM is being changed": "vm2"}
 	for name, change := range map[string]func(*fleet){
 		"the set names a third key":   func(f *fleet) { f.des.KeyURL = keyName + "/33333333333333333333333333333333" },
 		"it names the new one":        func(f *fleet) { f.des.KeyURL = newKeyURL },
@@ -135,6 +136,14 @@ func TestAnOldPlan(t *testing.T) {
 			f.until(t, l, 10*time.Minute)
 			if f.count("") != 0 {
 				t.Errorf("written: %v", f.writes)
+			}
+			_, hash, err := ledger.ParseOperationID(o.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			now, err := l.OperationNow(t.Context(), hash)
+			if why := now.Failed[ledger.SendKey(now.Plan.Steps[0])]; err != nil || now.Code != OperationFailed || why == "" || !strings.Contains(why, says[name]) {
+				t.Errorf("it is %s and says %q, %v", now.Code, why, err)
 			}
 		})
 	}

@@ -281,25 +281,57 @@ type OperationNow struct {
 	Text     string
 	State    ledger.OperationState
 	Held     map[string]time.Time // by SendKey: a step that failed, and when it is tried again
+	Failed   map[string]string    // by SendKey: why, as its last outcome says
 	Braked   string
 }
 
 // OperationNow reads an operation. fault.NotFound: there is no plan of that hash.
 func (l *Loop) OperationNow(ctx context.Context, hash string) (OperationNow, error) {
+	now, row, err := l.operationNow(ctx, hash)
+	if err == nil {
+		now.Failed, err = l.whyFailed(ctx, row)
+	}
+	return now, err
+}
+
+// maxFailedRead bounds how many records are read to say why steps failed.
+const maxFailedRead = 20
+
+// whyFailed reads, from the newest record back, why the steps failed that are held.
+func (l *Loop) whyFailed(ctx context.Context, row ledger.Row) (map[string]string, error) {
+	why := map[string]string{}
+	for seq := row.HeadSeq; seq > max(0, row.HeadSeq-maxFailedRead) && len(why) < len(row.Hold); seq-- {
+		rec, _, _, err := l.chains().Read(ctx, row.Chain(), seq)
+		if err != nil {
+			return why, fmt.Errorf("reading why a step of %q failed: %w", row.ID, err)
+		}
+		if rec.Type != ledger.TypeOutcome || rec.Step == nil || rec.Outcome == nil {
+			continue
+		}
+		key := ledger.SendKey(*rec.Step)
+		if _, held := row.Hold[key]; held && why[key] == "" {
+			why[key] = rec.Outcome.Error
+		}
+	}
+	return why, nil
+}
+
+func (l *Loop) operationNow(ctx context.Context, hash string) (OperationNow, ledger.Row, error) {
+	var row ledger.Row
 	hash = strings.ToLower(hash)
 	op, err := l.operations().Get(ctx, hash)
 	if err != nil {
-		return OperationNow{}, err
+		return OperationNow{}, row, err
 	}
 	now := OperationNow{Hash: hash, ID: ledger.OperationID(op.Subscription, hash), Op: op}
 	o, err := SharedObject(now.ID)
 	if err != nil {
-		return now, err
+		return now, row, err
 	}
 	now.Chain = o.Chain()
-	row, err := l.readRow(ctx, o)
+	row, err = l.readRow(ctx, o)
 	if err != nil && !fault.Is(err, fault.NotFound) {
-		return now, err
+		return now, row, err
 	}
 	if row.Operation != nil {
 		now.State = *row.Operation
@@ -315,7 +347,7 @@ func (l *Loop) OperationNow(ctx context.Context, hash string) (OperationNow, err
 		}
 	}
 	now.Code, now.Text = DescribeOperation(op, row, l.Policy.Mode(), l.Now())
-	return now, nil
+	return now, row, nil
 }
 
 // Operations calls yield with the operations that were planned, until it returns
@@ -334,7 +366,7 @@ func (l *Loop) Operations(ctx context.Context, yield func(OperationNow) bool) er
 	}
 	var bad error
 	for _, hash := range hashes {
-		now, err := l.OperationNow(ctx, hash)
+		now, _, err := l.operationNow(ctx, hash)
 		if err != nil {
 			bad = errors.Join(bad, err)
 			continue
