@@ -22,7 +22,7 @@ func (l *Loop) stale(h *held, now time.Time) (out *ledger.Outcome) {
 	s := h.row.Step.Step
 	sent := slices.ContainsFunc(h.row.Sends[ledger.SendKey(s)], func(t time.Time) bool { return !t.Before(h.row.Step.Started) })
 	said := h.row.Operation
-	why := ""
+	var why string
 	switch {
 	case said != nil && said.Stopped && s.Kind != remedy.StartWave:
 		why = "a person has stopped the operation"

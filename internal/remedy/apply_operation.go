@@ -58,8 +58,8 @@ func (a *AzureApplier) lookCheckRotation(ctx context.Context, s Step, _ Secrets)
 	}
 	var out doubts
 	out.otherKey(in.DES, s)
-	if why := append(out.list, in.Doubts()...); len(why) > 0 {
-		return refuse(s, "%s", strings.Join(why, "; ")), nil
+	if out.list = append(out.list, in.Doubts()...); len(out.list) > 0 {
+		return refuse(s, "%s", strings.Join(out.list, "; ")), nil
 	}
 	if digest := usersDigest(in.users()); digest != s.Args[argUsers] {
 		return refuse(s, "the VMs on the set aren't those that the plan was made for (now there are %d); stop this operation and plan again", len(in.VMs)), nil

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 )
 
@@ -118,7 +117,7 @@ func TestNoUndo(t *testing.T) {
 			t.Errorf("%s: %v", s.Kind, err)
 		}
 	}
-	if _, key, ok := (Step{Kind: SetDESKey, Target: string(desID), Before: map[string]string{BeforeKey: string(keyV1)}}).RotatedFrom(); !ok || key != cvm.KeyID(keyV1) {
+	if _, key, ok := (Step{Kind: SetDESKey, Target: string(desID), Before: map[string]string{BeforeKey: string(keyV1)}}).RotatedFrom(); !ok || key != keyV1 {
 		t.Errorf("set-des-key goes back to %q, %t", key, ok)
 	}
 }
