@@ -157,11 +157,13 @@ func decodePolicy(raw json.RawMessage) ReleasePolicy {
 		Data      *string `json:"data"`
 		Immutable bool    `json:"immutable"`
 	}
-	if err := json.Unmarshal(raw, &w); err != nil {
+	err := json.Unmarshal(raw, &w)
+	p.Immutable = w.Immutable
+	if err != nil {
 		p.Problem = "release_policy is not an object with a text data: " + err.Error()
 		return p
 	}
-	p.Immutable = w.Immutable
+	p.FlagRead = true
 	switch {
 	case w.Data == nil:
 		p.Problem = "release_policy has no data"

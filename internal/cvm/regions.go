@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"unicode"
 )
 
 //go:embed regions.json
@@ -101,7 +102,7 @@ func authorityOf(authority string, extra []string) (kind authorityKind, base str
 func authorityBase(s string) (string, bool) {
 	low := strings.ToLower(s)
 	host, ok := strings.CutPrefix(low, "https://")
-	if !ok {
+	if !ok || strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) { // some fold to ASCII letters
 		return "", false
 	}
 	host = strings.TrimSuffix(host, "/")

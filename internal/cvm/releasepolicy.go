@@ -2,12 +2,14 @@ package cvm
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
 	"sort"
 	"strings"
 	"sync"
+	"unicode/utf8"
 )
 
 // Bounds of a release policy that is judged. The largest official one nests four
@@ -123,15 +125,11 @@ func parseCondition(v any, path string) (condition, error) {
 		if !ok || !has || len(obj) != 2 || claim == "" {
 			return condition{}, fmt.Errorf("%s is not a claim with equals alone", path)
 		}
-		switch equals.(type) {
-		case map[string]any, []any, nil:
+		value, err := plainValue(equals)
+		if err != nil || strings.ContainsRune(claim, utf8.RuneError) {
 			return condition{}, fmt.Errorf("%s compares a claim with what is not a plain value", path)
 		}
-		text, err := json.Marshal(equals)
-		if err != nil {
-			return condition{}, fmt.Errorf("%s: %w", path, err)
-		}
-		return condition{claim: claim, value: string(text), isLeaf: true, path: path}, nil
+		return condition{claim: claim, value: value, isLeaf: true, path: path}, nil
 	}
 	if len(obj) != 1 {
 		return condition{}, fmt.Errorf("%s has not exactly one of allOf and anyOf", path)
@@ -152,6 +150,27 @@ func parseCondition(v any, path string) (condition, error) {
 		return c, nil
 	}
 	return condition{}, fmt.Errorf("%s is empty", path)
+}
+
+// plainValue is the one text of what a claim must equal. What has several spellings
+// of one value (1 and 1.0, or a broken surrogate, which decodes to the same rune as
+// any other) is refused: two of them would look like two values.
+func plainValue(equals any) (string, error) {
+	switch v := equals.(type) {
+	case bool:
+	case string:
+		if strings.ContainsRune(v, utf8.RuneError) {
+			return "", errors.New("not text")
+		}
+	case json.Number:
+		if v == "-0" || strings.ContainsAny(v.String(), ".eE") {
+			return "", errors.New("not an integer")
+		}
+	default:
+		return "", errors.New("not a plain value")
+	}
+	text, err := json.Marshal(equals)
+	return string(text), err
 }
 
 // strictJSON decodes one JSON value. A name that an object has twice is refused:
@@ -280,7 +299,11 @@ func both(a, b []term, work *int) ([]term, bool) {
 			if *work += 1 + len(x) + len(y); *work > maxPolicyWork {
 				return nil, false
 			}
-			if t, ok := join(x, y); ok {
+			t, ok := join(x, y)
+			if ok == perhaps {
+				return nil, false
+			}
+			if ok == yes {
 				out = append(out, t)
 			}
 		}
@@ -288,18 +311,34 @@ func both(a, b []term, work *int) ([]term, bool) {
 	return distinct(out), true
 }
 
-func join(x, y term) (term, bool) {
-	t := make(term, len(x)+len(y))
+// joined says whether two terms can hold together.
+type joined int
+
+const (
+	no joined = iota
+	perhaps
+	yes
+)
+
+// join is the term in which both hold. Values that differ in letter case or in
+// kind alone (true and "true") may be one to the service: then nobody here can say
+// whether the terms contradict each other.
+func join(x, y term) (term, joined) {
+	t, outcome := make(term, len(x)+len(y)), yes
 	for n, v := range x {
 		t[n] = v
 	}
 	for n, v := range y {
-		if have, ok := t[n]; ok && have != v {
-			return nil, false
+		have, ok := t[n]
+		switch {
+		case ok && have != v && !strings.EqualFold(strings.Trim(have, `"`), strings.Trim(v, `"`)):
+			return nil, no
+		case ok && have != v:
+			outcome = perhaps
 		}
 		t[n] = v
 	}
-	return t, true
+	return t, outcome
 }
 
 func distinct(terms []term) []term {

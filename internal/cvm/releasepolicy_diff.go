@@ -133,7 +133,7 @@ func (c *policyDiff) read(which string, p ReleasePolicy) (map[string]*grants, bo
 	for _, b := range branches {
 		terms, ok := b.when.alternatives(&work)
 		if !ok || len(terms) > maxPolicyTerms {
-			c.add("unreadable", PolicyNotCompared, which+" "+b.path, "It is too complex to be compared.")
+			c.add("unreadable", PolicyNotCompared, which+" "+b.path, "It can't be compared: "+tooComplex+".")
 			return nil, false
 		}
 		base := comparableAuthority(b.authority)

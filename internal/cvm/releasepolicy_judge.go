@@ -2,7 +2,9 @@ package cvm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
 )
 
 const (
@@ -54,52 +56,69 @@ func JudgeReleasePolicy(p ReleasePolicy, q PolicyQuestion) []PolicyFault {
 	if !p.Present {
 		return []PolicyFault{{"key-no-release-policy", Fail, "high", "", "The key has no release policy, so it can't be released to a confidential VM."}}
 	}
-	if p.Decoded == "" {
-		return []PolicyFault{unreadable(p.Problem)}
-	}
-	branches, err := parsePolicy(p.Decoded)
-	if err != nil {
-		return []PolicyFault{unreadable(err.Error())}
-	}
 	j := policyJudge{q: q}
-	work := 0
-	for _, b := range branches {
-		terms, ok := b.when.alternatives(&work)
-		if !ok || len(terms) > maxPolicyTerms {
-			return []PolicyFault{unreadable("it is too complex to be judged")}
+	if why := j.read(p); why != "" {
+		j.faults = nil
+		j.add("key-policy-unreadable", UnknownState, "high", "", "The release policy can't be read: "+why+".")
+		if p.FlagRead {
+			j.mutable(p)
 		}
-		j.branch(b, minimal(terms))
+		return j.inOrder()
 	}
 	j.region()
 	if j.guest > 0 && j.other == 0 {
 		j.add("key-policy-guest-dialect", Fail, "high", "", "The policy names claims of the guest's own dialect only; the platform's release at boot doesn't carry them.")
 	}
-	if !p.Immutable {
-		j.add("key-policy-mutable", Pass, "info", "", "Whoever may update the key may change its release policy.")
-	}
+	j.mutable(p)
 	return j.inOrder()
 }
 
-func unreadable(why string) PolicyFault {
-	return PolicyFault{"key-policy-unreadable", UnknownState, "high", "", "The release policy can't be read: " + why + "."}
+const tooComplex = "its alternatives are too many, or it can't be told whether some of them contradict themselves"
+
+// read judges the branches; the text says why the policy can't be read.
+func (j *policyJudge) read(p ReleasePolicy) (why string) {
+	if p.Decoded == "" {
+		return p.Problem
+	}
+	branches, err := parsePolicy(p.Decoded)
+	if err != nil {
+		return err.Error()
+	}
+	work := 0
+	for _, b := range branches {
+		terms, ok := b.when.alternatives(&work)
+		if !ok || len(terms) > maxPolicyTerms {
+			return tooComplex
+		}
+		j.branch(b, minimal(terms))
+	}
+	return ""
+}
+
+// mutable is row 52, which a policy that can't be read may have too.
+func (j *policyJudge) mutable(p ReleasePolicy) {
+	if !p.Immutable {
+		j.add("key-policy-mutable", Pass, "info", "", "Whoever may update the key may change its release policy.")
+	}
 }
 
 // policyJudge gathers what the branches say.
 type policyJudge struct {
 	q      PolicyQuestion
 	faults []PolicyFault
-	bases  map[string][]term // authority's base -> its alternatives
-	guest  int               // claims of the guest dialect
-	other  int               // all other claims
+	places map[string][]string // clauses by code
+	bases  map[string][]term   // authority's base -> its alternatives
+	guest  int                 // claims of the guest dialect
+	other  int                 // all other claims
 }
 
 func (j *policyJudge) branch(b branch, terms []term) {
 	kind, base := authorityOf(b.authority, j.q.ExtraAuthorities)
 	switch kind {
 	case authorityForeign:
-		j.add("key-policy-foreign-authority", Fail, "critical", b.path, fmt.Sprintf("The policy trusts %q, which is neither Microsoft's shared provider nor listed by policy.", b.authority))
+		j.add("key-policy-foreign-authority", Fail, "critical", b.path, fmt.Sprintf("The policy trusts %q, which is neither Microsoft's shared provider nor listed by policy.", short(b.authority)))
 	case authorityUnlisted:
-		j.add("key-policy-authority-unlisted", UnknownState, "high", b.path, fmt.Sprintf("The policy trusts %q, which has the shape of Microsoft's shared providers and isn't known.", b.authority))
+		j.add("key-policy-authority-unlisted", UnknownState, "high", b.path, fmt.Sprintf("The policy trusts %q, which has the shape of Microsoft's shared providers and isn't known.", short(b.authority)))
 	}
 	if base != "" {
 		if j.bases == nil {
@@ -108,15 +127,8 @@ func (j *policyJudge) branch(b branch, terms []term) {
 		j.bases[base] = append(j.bases[base], terms...)
 	}
 	for _, t := range terms {
-		if t[claimCompliance] != quoted(compliantCVM) {
-			j.add("key-policy-weak", Fail, "critical", b.path, "The key can be released without the platform's word that the VM is a compliant CVM.")
-			break
-		}
-	}
-	for _, t := range terms {
-		if typ, named := t[claimType]; named && typ != quoted("sevsnpvm") && typ != quoted("tdxvm") {
-			j.add("key-policy-weak", Fail, "critical", b.path, fmt.Sprintf("The key can be released to attestation type %s.", typ))
-			break
+		if weakBy := t.weak(); weakBy != "" {
+			j.add("key-policy-weak", Fail, "critical", b.when.placeOf(t), fmt.Sprintf("%s; %s is enough.", weakBy, enough(t)))
 		}
 	}
 	b.when.leaves(func(c condition) {
@@ -126,6 +138,53 @@ func (j *policyJudge) branch(b branch, terms []term) {
 			j.other++
 		}
 	})
+}
+
+// weak says why an alternative is weak, "" where it isn't.
+func (t term) weak() string {
+	if t[claimCompliance] != quoted(compliantCVM) {
+		return "The key can be released without the platform's word that the VM is a compliant CVM"
+	}
+	if typ, named := t[claimType]; named && typ != quoted("sevsnpvm") && typ != quoted("tdxvm") {
+		return fmt.Sprintf("The key can be released to attestation type %s", short(typ))
+	}
+	return ""
+}
+
+func enough(t term) string {
+	if len(t) == 0 {
+		return "any token of the authority"
+	}
+	return short(t.text())
+}
+
+// placeOf is the clause that alone gives an alternative: down through the anyOfs as
+// far as one of them has it.
+func (c condition) placeOf(t term) string {
+	if c.any {
+		for _, kid := range c.kids {
+			work := 0
+			if terms, ok := kid.alternatives(&work); ok && slices.ContainsFunc(terms, func(u term) bool { return u.key() == t.key() }) {
+				return kid.placeOf(t)
+			}
+		}
+	}
+	return c.path
+}
+
+// short cuts a text of the policy to what a sentence bears, and what isn't to be
+// printed out of it.
+func short(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	if runes := []rune(s); len(runes) > 200 {
+		return string(runes[:200]) + "…"
+	}
+	return s
 }
 
 // region judges rows 49 and 50 by the union of the region's branches.
@@ -167,24 +226,24 @@ func (j *policyJudge) region() {
 
 // add keeps one fault a code: the first, with the places of the others.
 func (j *policyJudge) add(code string, state State, severity, clause, text string) {
-	for i := range j.faults {
-		f := &j.faults[i]
-		if f.Code == code {
-			if clause != "" && !strings.Contains(f.Clause+",", clause+",") && strings.Count(f.Clause, ",") < 4 {
-				f.Clause += ", " + clause
-			}
-			return
-		}
+	if j.places == nil {
+		j.places = map[string][]string{}
 	}
-	j.faults = append(j.faults, PolicyFault{code, state, severity, clause, text})
+	if !slices.ContainsFunc(j.faults, func(f PolicyFault) bool { return f.Code == code }) {
+		j.faults = append(j.faults, PolicyFault{code, state, severity, "", text})
+	}
+	if clause != "" && !slices.Contains(j.places[code], clause) {
+		j.places[code] = append(j.places[code], clause)
+	}
 }
 
 func (j *policyJudge) inOrder() []PolicyFault {
 	var out []PolicyFault
-	for _, code := range []string{"key-policy-weak", "key-policy-foreign-authority", "key-policy-authority-unlisted",
+	for _, code := range []string{"key-policy-unreadable", "key-policy-weak", "key-policy-foreign-authority", "key-policy-authority-unlisted",
 		"key-policy-region-missing", "key-policy-tee-missing", "key-policy-guest-dialect", "key-policy-mutable"} {
 		for _, f := range j.faults {
 			if f.Code == code {
+				f.Clause = firstPlaces(j.places[code])
 				out = append(out, f)
 			}
 		}

@@ -81,6 +81,26 @@ func TestJudgeReleasePolicy(t *testing.T) {
 		"unlisted":                {doc(at(neu, all(good)), at("https://sharednew.new.attest.azure.net", all(good))), north, "unknown:key-policy-authority-unlisted"},
 		"unlisted, codes differ":  {doc(at(neu, all(good)), at("https://shareda.b.attest.azure.net", all(good))), north, "key-policy-foreign-authority"},
 		"listed by policy":        {doc(at(neu, all(good)), at("https://mine.example.org/", all(good))), PolicyQuestion{Region: "northeurope", TEE: TEESNP, ExtraAuthorities: []string{"https://MINE.example.org"}}, ""},
+		"Kelvin's sign":           {doc(at(neu, all(good)), at("https://shared\u212arc.\u212arc.attest.azure.net", all(good))), north, "key-policy-foreign-authority"},
+		"two slashes":             {doc(at(neu, all(good)), at(neu+"//", all(good))), north, "key-policy-foreign-authority"},
+		"a dot after the host":    {doc(at(neu, all(good)), at(neu+".", all(good))), north, "key-policy-foreign-authority"},
+		"a query":                 {doc(at(neu, all(good)), at(neu+"?x", all(good))), north, "key-policy-foreign-authority"},
+		"a member in capitals":    {doc(at(neu, all(strings.ToUpper(good[:33])+good[33:]))), north, "unknown:key-policy-unreadable"},
+		"weak: claim's case":      {doc(at(neu, all(strings.Replace(good, "x-ms-c", "X-MS-C", 1)))), north, "key-policy-weak"},
+		"weak: value's case":      {doc(at(neu, all(strings.Replace(good, "azure-c", "Azure-C", 1)))), north, "key-policy-weak"},
+		"weak: a space":           {doc(at(neu, all(strings.Replace(good, "-cvm", "-cvm ", 1)))), north, "key-policy-weak"},
+		"escaped, the same":       {doc(at(neu, all(strings.Replace(good, "-cvm", `\u002dcvm`, 1)))), north, ""},
+		"weak: an empty allOf":    {doc(at(neu, any1(good, obj(all())))), north, "key-policy-weak"},
+		"an empty allOf beside":   {doc(at(neu, all(good, obj(all())))), north, ""},
+		"an empty anyOf beside":   {doc(at(neu, all(good, obj(any1())))), north, "key-policy-region-missing"},
+		"number in two spellings": {doc(at(neu, any1(good, obj(all(`{"claim":"c","equals":1}`, `{"claim":"c","equals":1.0}`))))), north, "unknown:key-policy-unreadable"},
+		"true and its text":       {doc(at(neu, any1(good, obj(all(`{"claim":"c","equals":true}`, `{"claim":"c","equals":"True"}`))))), north, "unknown:key-policy-unreadable"},
+		"broken surrogates":       {doc(at(neu, any1(good, obj(all(`{"claim":"\ud800","equals":1}`, `{"claim":"\ud801","equals":2}`))))), north, "unknown:key-policy-unreadable"},
+		"authority in a list":     {doc(`{"authority":["` + neu + `"],` + all(good) + `}`), north, "unknown:key-policy-unreadable"},
+		"anyOf of one object":     {doc(at(neu, `"anyOf":`+good)), north, "unknown:key-policy-unreadable"},
+		"member's case":           {doc(at(neu, strings.Replace(all(good), "allOf", "AllOf", 1))), north, "unknown:key-policy-unreadable"},
+		"an authority within":     {doc(at(neu, all(good, at(neu, all(good))))), north, "unknown:key-policy-unreadable"},
+		"a member more":           {doc(at(neu, all(good)+`,"comment":"x"`)), north, "unknown:key-policy-unreadable"},
 		"region missing":          {doc(at("https://sharedweu.weu.attest.azure.net", all(good))), north, "key-policy-region-missing"},
 		"region unsatisfiable":    {doc(at(neu, all(good, snp, tdx))), north, "key-policy-region-missing"},
 		"region unknown":          {doc(at(neu, all(good))), PolicyQuestion{Region: "atlantis", TEE: TEESNP}, "unknown:key-policy-region-missing"},
@@ -125,6 +145,13 @@ func TestReleasePolicyBounds(t *testing.T) {
 	if got := codes(JudgeReleasePolicy(ReleasePolicy{Present: true, Problem: "x"}, PolicyQuestion{})); got != "unknown:key-policy-unreadable" {
 		t.Error(got)
 	}
+	// Whether it is mutable can be read of one that can't.
+	if got := codes(JudgeReleasePolicy(decodePolicy([]byte(`{"data":"!"}`)), PolicyQuestion{})); got != "unknown:key-policy-unreadable pass:key-policy-mutable" {
+		t.Error(got)
+	}
+	if got := codes(JudgeReleasePolicy(decodePolicy([]byte(`{"data":"e30","immutable":true}`)), PolicyQuestion{})); got != "unknown:key-policy-unreadable" {
+		t.Error(got)
+	}
 	p := policyOf(DraftReleasePolicy(neu))
 	p.Immutable = false
 	if got := codes(JudgeReleasePolicy(p, PolicyQuestion{})); got != "pass:key-policy-mutable" {
@@ -152,6 +179,31 @@ func TestReleasePolicyBounds(t *testing.T) {
 	faults := JudgeReleasePolicy(policyOf(doc(at(neu, all(good)), at(neu, all(snp)))), PolicyQuestion{})
 	if len(faults) != 1 || faults[0].Clause != "anyOf[1]" || faults[0].Severity != "critical" {
 		t.Error(faults)
+	}
+}
+
+// A weak policy's finding names the clause that alone gives the key away, and what
+// is enough there.
+func TestWeakClauseNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		doc(at(neu, all(azvm))): `anyOf[0]: The key can be released without the platform's word that the VM is a compliant CVM; x-ms-attestation-type = "azurevm" is enough.`,
+		doc(at(neu, all(good)), at(weu, any1(obj(all(good, tdx)), obj(any1(obj(all(good, snp)), snp))))): `anyOf[1].anyOf[1].anyOf[1]: The key can be released without the platform's word that the VM is a compliant CVM; x-ms-attestation-type = "sevsnpvm" is enough.`,
+		doc(at(neu, all(good, obj(any1(snp, azvm))))):                                                    `anyOf[0]: The key can be released to attestation type "azurevm"; x-ms-attestation-type = "azurevm" and x-ms-compliance-status = "azure-compliant-cvm" is enough.`,
+		doc(at(neu, all())): `anyOf[0]: The key can be released without the platform's word that the VM is a compliant CVM; any token of the authority is enough.`,
+		doc(at(neu, any1(`{"claim":"a\u001b[2J","equals":"`+strings.Repeat("é", 300)+`"}`))): `anyOf[0].anyOf[0]: The key can be released without the platform's word that the VM is a compliant CVM; a?[2J = "` + strings.Repeat("é", 191) + `… is enough.`,
+	} {
+		faults := JudgeReleasePolicy(policyOf(text), PolicyQuestion{})
+		if len(faults) != 1 || faults[0].Clause+": "+faults[0].Text != want {
+			t.Errorf("%s:\n%+v, want\n%s", text, faults, want)
+		}
+	}
+	// Many weak branches are counted, not dropped.
+	var many []string
+	for range 60 {
+		many = append(many, at(neu, all(snp)))
+	}
+	if f := JudgeReleasePolicy(policyOf(doc(many...)), PolicyQuestion{}); len(f) != 1 || f[0].Clause != "anyOf[0], anyOf[1], anyOf[2], anyOf[3], anyOf[4] and 55 more" {
+		t.Errorf("%+v", f)
 	}
 }
 

@@ -174,7 +174,8 @@ type Key struct {
 type ReleasePolicy struct {
 	Present   bool   `json:"present"`
 	Immutable bool   `json:"immutable,omitempty"`
-	Decoded   string `json:"decoded,omitempty"` // the JSON text
+	FlagRead  bool   `json:"flagRead,omitempty"` // Immutable is what the service said
+	Decoded   string `json:"decoded,omitempty"`  // the JSON text
 	Problem   string `json:"problem,omitempty"`
 }
 
