@@ -31,7 +31,7 @@ type keyBlastCmd struct {
 
 // Help is kong's.
 func (keyBlastCmd) Help() string {
-	return `Found are the disk encryption sets that name the key (as their active key, or as a previous one during a rotation), the disks on them, and the VMs that have those disks; and VMs whose ephemeral OS disk names such a set. A VM in the list won't start when the key is disabled or deleted, and goes down within about an hour if it runs; when the key expires it keeps running, and whether it starts again isn't certain. Data disks with server-side encryption do the same to their VM as the OS disk.
+	return `Found are the disk encryption sets that name the key (as their active key, or as a previous one during a rotation), the disks on them, and the VMs that have those disks; and VMs and instances of uniform scale sets whose ephemeral OS disk names such a set. A VM in the list won't start when the key is disabled or deleted, and goes down within about an hour if it runs; when the key expires it keeps running, and whether it starts again isn't certain. Data disks with server-side encryption do the same to their VM as the OS disk.
 
 Which sets there are is asked of Resource Graph, which shows what you may read and may be some minutes behind. What couldn't be read is listed, and then the list may be too short.
 

@@ -94,7 +94,8 @@ func (c *Client) KeySet(ctx context.Context, id cvm.DESID) (fleet.KeySet, error)
 // setsAQuery bounds how many ids stand in one query.
 const setsAQuery = 50
 
-// SetUsers lists the VMs and scale sets whose OS disk names one of the sets.
+// SetUsers lists the VMs and uniform scale sets whose OS disk names one of the
+// sets. VMs of a flexible scale set are VMs, with disks of their own.
 func (c *Client) SetUsers(ctx context.Context, sets []cvm.DESID, yield func(id string) error) error {
 	const disk = "properties.storageProfile.osDisk.managedDisk."
 	const model = "properties.virtualMachineProfile.storageProfile.osDisk.managedDisk."
@@ -113,7 +114,7 @@ func (c *Client) SetUsers(ctx context.Context, sets []cvm.DESID, yield func(id s
 		}
 		sets = sets[n:]
 		in := " in~ (" + strings.Join(quoted, ", ") + ")"
-		query := "resources\n| where type in~ ('microsoft.compute/virtualmachines', 'microsoft.compute/virtualmachinescalesets')\n| where " +
+		query := "resources\n| where type =~ 'microsoft.compute/virtualmachines' or type =~ 'microsoft.compute/virtualmachinescalesets' and tostring(properties.orchestrationMode) !~ 'Flexible'\n| where " +
 			disk + "securityProfile.diskEncryptionSet.id" + in + " or " + disk + "diskEncryptionSet.id" + in +
 			" or " + model + "securityProfile.diskEncryptionSet.id" + in + " or " + model + "diskEncryptionSet.id" + in + "\n| project id\n| order by id asc"
 		var where []string // a set and its VMs are in one subscription
@@ -132,6 +133,38 @@ func (c *Client) SetUsers(ctx context.Context, sets []cvm.DESID, yield func(id s
 		}
 	}
 	return nil
+}
+
+// ScaleSetVMs lists the instances of a uniform scale set.
+func (c *Client) ScaleSetVMs(ctx context.Context, scaleSet string) ([]cvm.VMID, error) {
+	k := call{"listing the instances of scale set", scaleSet, typeVMSSVM + "/read"}
+	id, err := cvm.ParseVMID(scaleSet + "/virtualMachines/0") // any instance's id says where the set is
+	set, _, ok := id.Instance()
+	if err != nil || !ok {
+		return nil, fault.New(fault.Invalid, k.op, scaleSet, "it is not the id of a scale set")
+	}
+	cl, err := c.scaleSetVMs.get(id.Subscription())
+	if err != nil {
+		return nil, k.fault(err)
+	}
+	var out []cvm.VMID
+	for pager := cl.NewListPager(id.ResourceGroup(), set[strings.LastIndexByte(set, '/')+1:], nil); pager.More(); {
+		page, err := pager.NextPage(ctx)
+		if err != nil {
+			return nil, k.fault(err)
+		}
+		for _, vm := range page.Value {
+			if vm == nil || vm.InstanceID == nil {
+				return nil, fault.New(fault.Transient, k.op, scaleSet, "an instance in the listing has no id")
+			}
+			instance, err := cvm.ParseVMID(set + "/virtualMachines/" + *vm.InstanceID)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, instance)
+		}
+	}
+	return out, nil
 }
 
 // DiskUsers reads a disk and the ids of the VMs that it is attached to: a shared

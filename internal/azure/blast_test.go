@@ -90,3 +90,35 @@ func TestKeySets(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestScaleSetVMs(t *testing.T) {
+	const set = group + "Microsoft.Compute/virtualMachineScaleSets/ss"
+	f := newFake(t)
+	page := 0
+	f.on("GET "+armHost+set+"/virtualMachines", func(w http.ResponseWriter, r *http.Request) {
+		next := `"https://` + armHost + set + `/virtualMachines?api-version=x&page=2"`
+		if page++; page > 1 {
+			next = "null"
+		}
+		jsonBody(200, fmt.Sprintf(`{"value":[{"instanceId":"%d"}],"nextLink":%s}`, page, next))(w, r)
+	})
+	got, err := f.client().ScaleSetVMs(context.Background(), set)
+	if err != nil || !reflect.DeepEqual(got, []cvm.VMID{set + "/virtualMachines/1", set + "/virtualMachines/2"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"", vmID, set + "/", set + "/virtualMachines/1"} {
+		if _, err := f.client().ScaleSetVMs(context.Background(), bad); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	f = newFake(t)
+	f.on("GET "+armHost+set+"/virtualMachines", jsonBody(403, `{"error":{"code":"AuthorizationFailed","message":"m"}}`))
+	if _, err := f.client().ScaleSetVMs(context.Background(), set); fault.Action(err) != typeVMSSVM+"/read" {
+		t.Error(err)
+	}
+	f = newFake(t)
+	f.on("GET "+armHost+set+"/virtualMachines", jsonBody(200, `{"value":[{}]}`))
+	if got, err := f.client().ScaleSetVMs(context.Background(), set); err == nil {
+		t.Errorf("an instance without an id: %v", got)
+	}
+}

@@ -27,9 +27,12 @@ type BlastReader interface {
 	// caller sees where none is named. A named one that isn't seen is an error.
 	KeySets(ctx context.Context, subscriptions []string, yield func(KeySet) error) error
 	KeySet(ctx context.Context, id cvm.DESID) (KeySet, error)
-	// SetUsers lists the VMs and scale sets whose OS disk names one of the sets:
-	// ephemeral OS disks are no resources, so a set's own list lacks them.
+	// SetUsers lists the VMs, and the uniform scale sets, whose OS disk names one of
+	// the sets: ephemeral OS disks are no resources, so a set's own list lacks them.
 	SetUsers(ctx context.Context, sets []cvm.DESID, yield func(id string) error) error
+	// ScaleSetVMs lists the instances of a uniform scale set, which Resource Graph
+	// doesn't show.
+	ScaleSetVMs(ctx context.Context, scaleSet string) ([]cvm.VMID, error)
 	DESDisks(ctx context.Context, id cvm.DESID) ([]cvm.DiskID, error)
 	// DiskUsers reads a disk with the ids of all VMs that it is attached to.
 	DiskUsers(ctx context.Context, id cvm.DiskID) (cvm.Disk, []string, error)

@@ -63,8 +63,8 @@ func (b *blast) findDisks(ctx context.Context) {
 	})
 }
 
-// findUsers adds VMs whose OS disk is no resource, and says where a scale set's
-// model has the key: its instances are not all known.
+// findUsers adds VMs whose OS disk is no resource: those that are listed, and the
+// instances of scale sets whose model has the key.
 func (b *blast) findUsers(ctx context.Context) error {
 	if len(b.out.Sets) == 0 {
 		return nil
@@ -74,14 +74,27 @@ func (b *blast) findUsers(ctx context.Context) error {
 		found = nil
 		return struct{}{}, b.r.SetUsers(ctx, b.out.Sets, func(id string) error { found = append(found, id); return nil })
 	})
+	var ids []string
 	for _, id := range found {
-		if _, err := cvm.ParseVMID(id); err != nil {
-			b.unread(id, errors.New("its model names the key's disk encryption set, and instances with ephemeral OS disks aren't listed: look at them in the scale set"))
+		if _, bad := cvm.ParseVMID(id); bad == nil {
+			ids = append(ids, id)
 			continue
 		}
-		b.mu.Lock()
+		instances, err := try(ctx, b, func() ([]cvm.VMID, error) { return b.r.ScaleSetVMs(ctx, id) })
+		if fault.Is(err, fault.NotFound) {
+			continue // deleted since it was listed
+		}
+		if err != nil {
+			b.unread("the instances of "+id, err)
+		}
+		for _, vm := range instances {
+			ids = append(ids, string(vm))
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range ids {
 		b.vm(id)
-		b.mu.Unlock()
 	}
 	return err
 }

@@ -35,6 +35,7 @@ type blastWorld struct {
 	shared map[cvm.DiskID][]string
 	vms    map[string]cvm.VM
 	keys   map[cvm.KeyID]cvm.Key
+	scale  map[string][]cvm.VMID
 	fail   map[string][]error // taken one by one
 	asked  []string           // subscriptions
 }
@@ -83,6 +84,17 @@ func (w *blastWorld) SetUsers(_ context.Context, _ []cvm.DESID, yield func(strin
 		}
 	}
 	return w.fault("users")
+}
+
+func (w *blastWorld) ScaleSetVMs(_ context.Context, id string) ([]cvm.VMID, error) {
+	if err := w.fault(id); err != nil {
+		return nil, err
+	}
+	list, ok := w.scale[id]
+	if !ok {
+		return nil, notThere(id)
+	}
+	return list, nil
 }
 
 func (w *blastWorld) DESDisks(_ context.Context, id cvm.DESID) ([]cvm.DiskID, error) {
@@ -243,6 +255,31 @@ func TestBlastRadius(t *testing.T) {
 	}
 }
 
+// The instances of a uniform scale set are VMs: by their disks, and those with
+// ephemeral OS disks by the set, unless they are of an older model without the key.
+func TestBlastScaleSet(t *testing.T) {
+	ss := blastSub + "virtualMachineScaleSets/ss"
+	w := newBlastWorld()
+	w.users = append(w.users, ss, blastSub+"virtualMachineScaleSets/deleted")
+	w.scale = map[string][]cvm.VMID{}
+	disks := w.disks[setID("active")]
+	for i, os := range []cvm.OSDiskRef{{Ephemeral: true, SecureDES: setID("active")}, {Ephemeral: true, SecureDES: setID("other")}, {ID: diskID("ss2"), SecureDES: setID("active")}} {
+		id := cvm.VMID(fmt.Sprintf("%s/virtualMachines/%d", ss, i))
+		w.scale[ss] = append(w.scale[ss], id)
+		w.vms[id.Fold()] = cvm.VM{ID: id, Power: "running", OSDisk: os}
+		if os.ID != "" {
+			w.disk[os.ID] = cvm.Disk{ID: os.ID, SecureDES: os.SecureDES, OSType: "Linux", ManagedBy: strings.ToUpper(string(id))}
+			disks = append(disks, os.ID)
+		}
+	}
+	w.disks[setID("active")] = disks
+	b, err := blastOf(t, w, blastKey)
+	if got := told(b); err != nil || len(b.Unread) != 0 || len(got) != 7 ||
+		got[5] != "ss_0 running goes-down/runs-on-start-uncertain:  confidential-os active/1" || got[6] != "ss_2 running goes-down/runs-on-start-uncertain: ss2 confidential-os active/1" {
+		t.Errorf("%v\n%s\nunread %v", err, strings.Join(got, "\n"), b.Unread)
+	}
+}
+
 // What can't be read is said, and nothing else of the list is lost by it.
 func TestBlastUnread(t *testing.T) {
 	denied := &fault.Error{Kind: fault.Denied, Op: "reading", Err: errors.New("forbidden"), Action: "x/read"}
@@ -271,8 +308,8 @@ func TestBlastUnread(t *testing.T) {
 		t.Errorf("a VM that can't be read: %+v, %v", b.VMs[0], err)
 	}
 	w = newBlastWorld()
-	w.users = append(w.users, blastSub+"virtualMachineScaleSets/ss")
-	if b, err = blastOf(t, w, blastKey); err != nil || len(b.Unread) != 1 || !strings.Contains(b.Unread[0].Object, "/ss") {
+	w.users, w.fail["ss"] = append(w.users, blastSub+"virtualMachineScaleSets/ss"), []error{denied}
+	if b, err = blastOf(t, w, blastKey); err != nil || len(b.VMs) != 5 || len(b.Unread) != 1 || !strings.Contains(b.Unread[0].Object, "/ss") {
 		t.Errorf("a scale set: %v, %v", b.Unread, err)
 	}
 	w = newBlastWorld()
