@@ -91,7 +91,7 @@ func (c *Client) Rights(ctx context.Context, q cvm.RightsQuery) (cvm.Rights, err
 	if err != nil {
 		return cvm.Rights{}, err
 	}
-	granted := map[string][]string{} // by folded principal
+	granted, perhaps := map[string][]string{}, map[string][]string{} // by folded principal
 	for _, a := range all {
 		if !covers(a.scope, src.scope) {
 			continue
@@ -104,15 +104,20 @@ func (c *Client) Rights(ctx context.Context, q cvm.RightsQuery) (cvm.Rights, err
 		if slices.Contains(ops, "unwrapkey") && id != fold(q.DESPrincipal) {
 			out.OtherUnwrap = append(out.OtherUnwrap, a.principal)
 		}
-		if !a.conditional {
+		if a.conditional {
+			perhaps[id] = append(perhaps[id], ops...)
+		} else {
 			granted[id] = append(granted[id], ops...)
 		}
 	}
+	of := func(principal string, needs ...string) ([]string, error) {
+		return src.withGroups(ctx, k, principal, granted[fold(principal)], perhaps[fold(principal)], needs)
+	}
 	if q.DESPrincipal != "" {
-		out.DESIdentity, err = src.withGroups(ctx, k, q.DESPrincipal, granted[fold(q.DESPrincipal)], "get", "wrapkey", "unwrapkey")
+		out.DESIdentity, err = of(q.DESPrincipal, "get", "wrapkey", "unwrapkey")
 	}
 	if err == nil && q.Orchestrator != "" {
-		out.Orchestrator, err = src.withGroups(ctx, k, q.Orchestrator, granted[fold(q.Orchestrator)], "release")
+		out.Orchestrator, err = of(q.Orchestrator, "release")
 	}
 	if err == nil && out.Model == modelRBAC && len(out.DESIdentity)+len(out.Orchestrator) > 0 {
 		err = c.takeDenied(ctx, k, q, src.scope, &out)
@@ -146,24 +151,34 @@ type source struct {
 }
 
 // withGroups adds what a principal has through groups, which costs a call and is
-// asked for only when something that it needs is missing.
-func (s source) withGroups(ctx context.Context, k call, principal string, have []string, needs ...string) ([]string, error) {
-	missing := slices.ContainsFunc(needs, func(op string) bool { return !slices.Contains(have, op) })
-	if missing && s.groups && !strings.ContainsAny(principal, "' \t\n") {
+// asked for only when something that it needs is missing. Where only a condition,
+// which isn't evaluated, could give what is missing, nobody here can tell, which is
+// an error: the rights then aren't known.
+func (s source) withGroups(ctx context.Context, k call, principal string, have, perhaps, needs []string) ([]string, error) {
+	lacks := func(op string) bool { return !slices.Contains(have, op) }
+	if slices.ContainsFunc(needs, lacks) && s.groups && !strings.ContainsAny(principal, "' \t\n") {
 		more, err := s.list(ctx, k, "assignedTo('"+principal+"')")
 		if err != nil {
 			return nil, err
 		}
 		for _, a := range more {
-			if a.conditional || !(a.group || fold(a.principal) == fold(principal)) || !covers(a.scope, s.scope) {
+			if !(a.group || fold(a.principal) == fold(principal)) || !covers(a.scope, s.scope) {
 				continue
 			}
 			ops, err := s.ops(ctx, k, a.role)
 			if err != nil {
 				return nil, err
 			}
-			have = append(have, ops...)
+			if a.conditional {
+				perhaps = append(perhaps, ops...)
+			} else {
+				have = append(have, ops...)
+			}
 		}
+	}
+	if slices.ContainsFunc(needs, func(op string) bool { return lacks(op) && slices.Contains(perhaps, op) }) {
+		return nil, &fault.Error{Kind: fault.Blocked, Op: k.op, Object: k.object, Code: "RoleAssignmentNotEvaluated",
+			Err: &cause{text: "a role assignment has a condition, so it can't be told whether it gives rights to " + principal}, Next: "give the role without a condition"}
 	}
 	return sorted(have), nil
 }

@@ -70,10 +70,10 @@ func TestRightsRBAC(t *testing.T) {
 			},
 		}, cvm.Rights{DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{groupOID}}, 3},
 		{"nothing", map[string][]string{"atScope()": nil, "assignedTo('" + desOID + "')": nil, "assignedTo('" + orchOID + "')": nil}, cvm.Rights{}, 3},
-		{"a condition is no grant", map[string][]string{
-			"atScope()":                    {roleRow(desOID, "ServicePrincipal", roleEncryptionUser, keyAt, "@Resource[x]"), roleRow(orchOID, "ServicePrincipal", roleReleaseUser, keyAt, "")},
-			"assignedTo('" + desOID + "')": nil,
-		}, cvm.Rights{Orchestrator: []string{"release"}}, 3},
+		{"a condition on what is given without one too", map[string][]string{"atScope()": {
+			roleRow(desOID, "ServicePrincipal", roleEncryptionUser, keyAt, "@Resource[x]"), roleRow(desOID, "ServicePrincipal", roleEncryptionUser, vaultID, ""),
+			roleRow(orchOID, "ServicePrincipal", roleReleaseUser, keyAt, ""), roleRow(orchOID, "ServicePrincipal", roleEncryptionUser, keyAt, "@Resource[x]"),
+		}}, cvm.Rights{DESIdentity: []string{"get", "unwrapkey", "wrapkey"}, Orchestrator: []string{"release"}, OtherUnwrap: []string{orchOID}}, 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := newFake(t)
@@ -90,6 +90,23 @@ func TestRightsRBAC(t *testing.T) {
 				t.Errorf("%d calls, want %d: %v", n, tc.calls, f.seen())
 			}
 		})
+	}
+}
+
+// A condition isn't evaluated: what hangs on one alone is neither given nor missing.
+func TestRightsConditional(t *testing.T) {
+	role := func(principal, kind, id string) string { return roleRow(principal, kind, id, vaultID, "@Resource[x]") }
+	orch := roleRow(orchOID, "ServicePrincipal", roleReleaseUser, vaultID, "")
+	for name, rows := range map[string]map[string][]string{
+		"its own":        {"atScope()": {role(desOID, "ServicePrincipal", roleEncryptionUser), orch}, "assignedTo('" + desOID + "')": nil},
+		"a group's":      {"atScope()": {orch}, "assignedTo('" + desOID + "')": {role(groupOID, "Group", roleEncryptionUser)}},
+		"the platform's": {"atScope()": {roleRow(desOID, "ServicePrincipal", roleEncryptionUser, vaultID, ""), role(orchOID, "ServicePrincipal", roleReleaseUser)}, "assignedTo('" + orchOID + "')": nil},
+	} {
+		f := newFake(t)
+		f.on(rbacList, byFilter(t, rows))
+		if got, err := f.client().Rights(context.Background(), query(rbacVault, keyURL)); !fault.Is(err, fault.Blocked) || fault.Code(err) != "RoleAssignmentNotEvaluated" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
 	}
 }
 
@@ -151,6 +168,7 @@ func TestRightsPolicies(t *testing.T) {
 	v := cvm.Vault{ID: vaultID, AccessPolicies: []cvm.AccessPolicy{
 		{ObjectID: strings.ToUpper(desOID), Keys: []string{"Get", "wrapkey", "unwrapKey", "list"}},
 		{ObjectID: orchOID, Keys: []string{"all"}}, {ObjectID: adminOID, Keys: []string{"unwrapkey"}}, {ObjectID: groupOID, Keys: []string{"list"}},
+		{ObjectID: desOID, ApplicationID: groupOID, Keys: []string{"release"}}, // of an application that acts for it
 	}}
 	got, err := New(noStorage, nil).Rights(context.Background(), query(v, keyURL))
 	want := cvm.Rights{Model: "access-policies", OrchestratorKnown: true, DESIdentity: []string{"get", "unwrapkey", "wrapkey"},

@@ -32,8 +32,9 @@ type armVault struct {
 			Default string `json:"defaultAction"`
 		} `json:"networkAcls"`
 		Policies []struct {
-			ObjectID    string `json:"objectId"`
-			Permissions struct {
+			ObjectID      string `json:"objectId"`
+			ApplicationID string `json:"applicationId"`
+			Permissions   struct {
 				Keys []string `json:"keys"`
 			} `json:"permissions"`
 		} `json:"accessPolicies"`
@@ -75,7 +76,7 @@ func ParseVault(body []byte) (Vault, error) {
 		v.SKU = sku.Name
 	}
 	for _, a := range p.Policies {
-		v.AccessPolicies = append(v.AccessPolicies, AccessPolicy{ObjectID: a.ObjectID, Keys: lowerAll(a.Permissions.Keys)})
+		v.AccessPolicies = append(v.AccessPolicies, AccessPolicy{ObjectID: a.ObjectID, ApplicationID: a.ApplicationID, Keys: lowerAll(a.Permissions.Keys)})
 	}
 	for _, r := range p.Regions {
 		v.ExtraRegions = append(v.ExtraRegions, FoldRegion(r.Name))

@@ -202,6 +202,9 @@ type Vault struct {
 type AccessPolicy struct {
 	ObjectID string   `json:"objectId"`
 	Keys     []string `json:"keys"` // lower case
+	// ApplicationID narrows it to an application that acts for the object: it gives
+	// the object itself nothing.
+	ApplicationID string `json:"applicationId,omitempty"`
 }
 
 // VaultRef finds a vault or HSM: by ARM id where it is known (sourceVault), else

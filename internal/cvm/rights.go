@@ -6,7 +6,8 @@ import (
 )
 
 // RightsByPolicies is who may do what with a key where a vault's access policies
-// decide it. The permission "all" counts for every operation; names ignore case.
+// decide it. A policy for an application that acts for somebody gives that somebody
+// nothing. The permission "all" counts for every operation; names ignore case.
 func RightsByPolicies(q RightsQuery) Rights {
 	out := Rights{Model: "access-policies", OrchestratorKnown: q.Orchestrator != ""}
 	ops := []string{"get", "wrapkey", "unwrapkey", "release"}
@@ -20,12 +21,13 @@ func RightsByPolicies(q RightsQuery) Rights {
 				has = append(has, perm)
 			}
 		}
-		if q.DESPrincipal != "" && strings.EqualFold(p.ObjectID, q.DESPrincipal) {
+		own := p.ApplicationID == ""
+		if q.DESPrincipal != "" && strings.EqualFold(p.ObjectID, q.DESPrincipal) && own {
 			out.DESIdentity = append(out.DESIdentity, has...)
 		} else if slices.Contains(has, "unwrapkey") {
 			out.OtherUnwrap = append(out.OtherUnwrap, p.ObjectID)
 		}
-		if q.Orchestrator != "" && strings.EqualFold(p.ObjectID, q.Orchestrator) {
+		if own && q.Orchestrator != "" && strings.EqualFold(p.ObjectID, q.Orchestrator) {
 			out.Orchestrator = append(out.Orchestrator, has...)
 		}
 	}
