@@ -164,25 +164,28 @@ func decodePolicy(raw json.RawMessage) ReleasePolicy {
 		p.Problem = "release_policy is not an object with a text data: " + err.Error()
 		return p
 	}
-	p.FlagRead = true
-	switch {
-	case w.Data == nil:
-		p.Problem = "release_policy has no data"
-		return p
-	case len(*w.Data) > maxPolicyBytes*4/3+4:
-		p.Problem = fmt.Sprintf("release_policy.data is %d characters long", len(*w.Data))
-		return p
-	}
-	text, err := decodeAnyBase64(*w.Data)
-	switch {
-	case err != nil:
-		p.Problem = "release_policy.data is neither base64 nor base64url"
-	case !utf8.Valid(text) || !json.Valid(text):
-		p.Problem = "release_policy.data decodes to something that is not JSON"
-	default:
-		p.Decoded = string(text)
+	if p.Decoded, p.Problem = policyText(w.Data); p.Problem != "" {
+		p.Mutable = !p.Immutable
 	}
 	return p
+}
+
+// policyText is a release policy's JSON text, or why there is none.
+func policyText(data *string) (text, problem string) {
+	switch {
+	case data == nil:
+		return "", "release_policy has no data"
+	case len(*data) > maxPolicyBytes*4/3+4:
+		return "", fmt.Sprintf("release_policy.data is %d characters long", len(*data))
+	}
+	decoded, err := decodeAnyBase64(*data)
+	switch {
+	case err != nil:
+		return "", "release_policy.data is neither base64 nor base64url"
+	case !utf8.Valid(decoded) || !json.Valid(decoded):
+		return "", "release_policy.data decodes to something that is not JSON"
+	}
+	return string(decoded), ""
 }
 
 // decodeAnyBase64 reads base64 or base64url, padded or not. Line breaks, which

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -263,18 +264,11 @@ func (c condition) alternatives(work *int) (terms []term, ok bool) {
 }
 
 // minimal drops the terms that ask for more than another: any of a and (a and b)
-// is a.
+// is a. The terms are distinct, so that only a shorter one can take another's place.
 func minimal(terms []term) []term {
 	var out []term
-	for i, t := range terms {
-		absorbed := false
-		for j, u := range terms {
-			if i != j && len(u) <= len(t) && contains(t, u) && (len(u) < len(t) || j < i) {
-				absorbed = true
-				break
-			}
-		}
-		if !absorbed {
+	for _, t := range terms {
+		if !slices.ContainsFunc(terms, func(u term) bool { return len(u) < len(t) && contains(t, u) }) {
 			out = append(out, t)
 		}
 	}

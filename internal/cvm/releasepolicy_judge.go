@@ -60,7 +60,7 @@ func JudgeReleasePolicy(p ReleasePolicy, q PolicyQuestion) []PolicyFault {
 	if why := j.read(p); why != "" {
 		j.faults = nil
 		j.add("key-policy-unreadable", UnknownState, "high", "", "The release policy can't be read: "+why+".")
-		if p.FlagRead {
+		if p.Mutable || p.Decoded != "" {
 			j.mutable(p)
 		}
 		return j.inOrder()
@@ -107,6 +107,7 @@ type policyJudge struct {
 	q      PolicyQuestion
 	faults []PolicyFault
 	places map[string][]string // clauses by code
+	placed map[string]bool     // the same, each with its code
 	bases  map[string][]term   // authority's base -> its alternatives
 	guest  int                 // claims of the guest dialect
 	other  int                 // all other claims
@@ -126,9 +127,14 @@ func (j *policyJudge) branch(b branch, terms []term) {
 		}
 		j.bases[base] = append(j.bases[base], terms...)
 	}
+	var places map[string]string
 	for _, t := range terms {
 		if weakBy := t.weak(); weakBy != "" {
-			j.add("key-policy-weak", Fail, "critical", b.when.placeOf(t), fmt.Sprintf("%s; %s is enough.", weakBy, enough(t)))
+			if places == nil {
+				places = map[string]string{}
+				b.when.places(places)
+			}
+			j.add("key-policy-weak", Fail, "critical", places[t.key()], fmt.Sprintf("%s; %s is enough.", weakBy, enough(t)))
 		}
 	}
 	b.when.leaves(func(c condition) {
@@ -158,18 +164,22 @@ func enough(t term) string {
 	return short(t.text())
 }
 
-// placeOf is the clause that alone gives an alternative: down through the anyOfs as
-// far as one of them has it.
-func (c condition) placeOf(t term) string {
+// places gives, by an alternative's key, the first clause that alone has it: down
+// through the anyOfs.
+func (c condition) places(into map[string]string) {
 	if c.any {
 		for _, kid := range c.kids {
-			work := 0
-			if terms, ok := kid.alternatives(&work); ok && slices.ContainsFunc(terms, func(u term) bool { return u.key() == t.key() }) {
-				return kid.placeOf(t)
-			}
+			kid.places(into)
+		}
+		return
+	}
+	work := 0
+	terms, _ := c.alternatives(&work) // a part of what was within the bound
+	for _, t := range terms {
+		if key := t.key(); into[key] == "" {
+			into[key] = c.path
 		}
 	}
-	return c.path
 }
 
 // short cuts a text of the policy to what a sentence bears, and what isn't to be
@@ -227,12 +237,13 @@ func (j *policyJudge) region() {
 // add keeps one fault a code: the first, with the places of the others.
 func (j *policyJudge) add(code string, state State, severity, clause, text string) {
 	if j.places == nil {
-		j.places = map[string][]string{}
+		j.places, j.placed = map[string][]string{}, map[string]bool{}
 	}
 	if !slices.ContainsFunc(j.faults, func(f PolicyFault) bool { return f.Code == code }) {
 		j.faults = append(j.faults, PolicyFault{code, state, severity, "", text})
 	}
-	if clause != "" && !slices.Contains(j.places[code], clause) {
+	if clause != "" && !j.placed[code+" "+clause] {
+		j.placed[code+" "+clause] = true
 		j.places[code] = append(j.places[code], clause)
 	}
 }

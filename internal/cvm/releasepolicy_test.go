@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 func policyOf(text string) ReleasePolicy {
@@ -167,6 +168,18 @@ func TestReleasePolicyBounds(t *testing.T) {
 	}
 	if got := codes(JudgeReleasePolicy(policyOf(strings.Repeat(" ", 1<<20)+"{}"), PolicyQuestion{})); got != "unknown:key-policy-unreadable" {
 		t.Error(got)
+	}
+	// As many weak alternatives as a policy has room for are no burden.
+	var weak, wide []string
+	for i := range 1900 {
+		weak = append(weak, fmt.Sprintf(`{"claim":"a","equals":%d}`, i))
+	}
+	for range 3 {
+		wide = append(wide, at(neu, any1(weak...)))
+	}
+	start := time.Now()
+	if got := codes(JudgeReleasePolicy(policyOf(doc(wide...)), PolicyQuestion{})); got != "key-policy-weak" || time.Since(start) > 5*time.Second {
+		t.Errorf("%s after %v", got, time.Since(start))
 	}
 	// The clause is named, and a policy of sixty authorities is no burden.
 	var many []string

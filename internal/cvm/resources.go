@@ -174,8 +174,8 @@ type Key struct {
 type ReleasePolicy struct {
 	Present   bool   `json:"present"`
 	Immutable bool   `json:"immutable,omitempty"`
-	FlagRead  bool   `json:"flagRead,omitempty"` // Immutable is what the service said
-	Decoded   string `json:"decoded,omitempty"`  // the JSON text
+	Mutable   bool   `json:"mutable,omitempty"` // of one that can't be decoded: it isn't immutable, as read
+	Decoded   string `json:"decoded,omitempty"` // the JSON text
 	Problem   string `json:"problem,omitempty"`
 }
 
