@@ -109,10 +109,14 @@ func (o Observer) keyPath(ctx context.Context, p *cvm.Posture, id cvm.DESID) (er
 			return err
 		}
 	}
-	if p.Key, p.Vault, err = o.keyAndVault(ctx, des); err != nil || !o.Whole || !p.Key.Known || !p.Vault.Known || des.PrincipalID == "" {
+	if p.Key, p.Vault, err = o.keyAndVault(ctx, des); err != nil || !o.Whole || !p.Vault.Known || des.PrincipalID == "" {
 		return err
 	}
-	q := cvm.RightsQuery{Vault: p.Vault.Value, Key: p.Key.Value.ID.Versionless(), DESPrincipal: des.PrincipalID, Orchestrator: o.Orchestrator}
+	key, err := cvm.ParseKeyID(des.KeyURL) // whose rights are read whether the key itself can be or not
+	if err != nil {
+		return nil // the vault isn't known then
+	}
+	q := cvm.RightsQuery{Vault: p.Vault.Value, Key: key.Versionless(), DESPrincipal: des.PrincipalID, Orchestrator: o.Orchestrator}
 	p.Rights, err = fact(o.Azure.Rights(ctx, q, o.Fresh))("rights-unreadable")
 	return err
 }

@@ -74,22 +74,26 @@ func (l *Loop) observeDES(ctx context.Context, o Observer, s *cvm.SharedPosture,
 	if s.Key, s.Vault, err = o.keyAndVault(ctx, des); err != nil {
 		return err
 	}
-	return l.observeRights(ctx, s, doc)
+	key, err := cvm.ParseKeyID(des.KeyURL)
+	if err != nil {
+		return nil // the vault isn't known then
+	}
+	return l.observeRights(ctx, s, key, doc)
 }
 
-// observeRights reads who may do what with the key, where vault, key and
-// identity are known.
-func (l *Loop) observeRights(ctx context.Context, s *cvm.SharedPosture, doc *policy.Document) (err error) {
-	if !s.Vault.Known || !s.Key.Known || !s.DES.Known || s.DES.Value.PrincipalID == "" {
+// observeRights reads who may do what with a key, where vault and identity are
+// known: whether the key itself could be read or not.
+func (l *Loop) observeRights(ctx context.Context, s *cvm.SharedPosture, key cvm.KeyID, doc *policy.Document) (err error) {
+	if !s.Vault.Known || !s.DES.Known || s.DES.Value.PrincipalID == "" {
 		return nil
 	}
-	s.Rights, err = l.rightsOf(ctx, s.Vault.Value, s.Key.Value, s.DES.Value, doc)
+	s.Rights, err = l.rightsOf(ctx, s.Vault.Value, key, s.DES.Value, doc)
 	return err
 }
 
 // rightsOf reads who may do what with a key.
-func (l *Loop) rightsOf(ctx context.Context, v cvm.Vault, k cvm.Key, d cvm.DES, doc *policy.Document) (cvm.Fact[cvm.Rights], error) {
-	q := cvm.RightsQuery{Vault: v, Key: k.ID.Versionless(), DESPrincipal: d.PrincipalID, Orchestrator: doc.Orchestrator()}
+func (l *Loop) rightsOf(ctx context.Context, v cvm.Vault, key cvm.KeyID, d cvm.DES, doc *policy.Document) (cvm.Fact[cvm.Rights], error) {
+	q := cvm.RightsQuery{Vault: v, Key: key.Versionless(), DESPrincipal: d.PrincipalID, Orchestrator: doc.Orchestrator()}
 	return fact(l.Azure.Rights(ctx, q, true))("rights-unreadable")
 }
 
@@ -158,7 +162,10 @@ func (l *Loop) observeRegion(ctx context.Context, o Observer, h *held, s *cvm.Sh
 			return err
 		}
 	}
-	return l.observeRights(ctx, s, doc)
+	if !s.Key.Known {
+		return nil // what is yet to be made has no rights
+	}
+	return l.observeRights(ctx, s, s.Key.Value.ID, doc)
 }
 
 // dependents selects the VM rows that hang on a shared object; ok is false where

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/ledger/memstore"
 	"cvmguard/internal/policy"
@@ -253,6 +254,25 @@ func TestDependents(t *testing.T) {
 		f, ok := dependents(o, c.row)
 		if ok != (c.want != "") || ok && fmt.Sprint(f) != c.want {
 			t.Errorf("%s: %v %t", c.id, f, ok)
+		}
+	}
+}
+
+// A key that can't be read, or isn't there, stops no row on the rights to it.
+func TestRightsToAKeyThatCannotBeRead(t *testing.T) {
+	for name, err := range map[string]error{
+		"denied": &fault.Error{Kind: fault.Denied, Op: "reading key", Action: "Microsoft.KeyVault/vaults/keys/read"},
+		"gone":   fault.New(fault.NotFound, "reading key", "k", "404"),
+	} {
+		w := newWorld(t, "vm01")
+		w.deny["Key"] = err
+		l, s := w.loop(t, policy.ModeObserve), cvm.SharedPosture{Kind: cvm.SharedDES, ID: string(desID)}
+		if err := l.observeDES(t.Context(), Observer{Azure: l.Azure}, &s, desID, policy.Embedded()); err != nil || s.Key.Known || !s.Rights.Known {
+			t.Errorf("%s: key %+v, rights %+v, %v", name, s.Key, s.Rights, err)
+		}
+		o := Observer{Azure: l.Azure, Whole: true}
+		if p, err := o.VM(t.Context(), vmIDOf("vm01")); err != nil || p.Key.Known || !p.Rights.Known {
+			t.Errorf("%s, all at once: key %+v, rights %+v, %v", name, p.Key, p.Rights, err)
 		}
 	}
 }

@@ -128,7 +128,7 @@ func (l *Loop) viewVM(ctx context.Context, h *held, m Message, doc *policy.Docum
 	v.plan = remedy.ForVM(p, v.verdict, doc)
 	if remedy.WantsRights(p, v.verdict, doc) {
 		// Rights are the last doubt before a deallocation: only then are they worth a read.
-		if p.Rights, err = l.rightsOf(ctx, p.Vault.Value, p.Key.Value, p.DES.Value, doc); err != nil {
+		if p.Rights, err = l.rightsOf(ctx, p.Vault.Value, p.Key.Value.ID, p.DES.Value, doc); err != nil {
 			return nil, err
 		}
 		v.posture = p
