@@ -12,7 +12,7 @@ import (
 	"cvmguard/internal/reconcile"
 )
 
-// orphan is a disk under a customer's key that no VM has, and its JSON.
+// orphan is a confidential OS disk that no VM has (row 28), and its JSON.
 type orphan struct {
 	ID           cvm.DiskID `json:"id"`
 	Name         string     `json:"name"`

@@ -41,6 +41,7 @@ type armVM struct {
 	Zones      []string          `json:"zones"`
 	Identity   *armIdentity      `json:"identity"`
 	Resources  []armExtension    `json:"resources"`
+	SKU        *armSKU           `json:"sku"` // of a uniform scale set's instance: its size
 	Properties *struct {
 		VMID              string `json:"vmId"`
 		ProvisioningState string `json:"provisioningState"`
@@ -143,6 +144,9 @@ func ParseVM(body []byte) (VM, error) {
 		return vm, nil
 	}
 	vm.UniqueID, vm.Size, vm.ProvisioningState = p.VMID, p.Hardware.Size, p.ProvisioningState
+	if instance && vm.Size == "" && b.SKU != nil {
+		vm.Size = b.SKU.Name
+	}
 	vm.SecurityType, vm.EncryptionAtHost = p.Security.Type, tri(p.Security.EncryptionAtHost)
 	vm.SecureBoot, vm.VTPM = tri(p.Security.UEFI.SecureBoot), tri(p.Security.UEFI.VTPM)
 	if !instance {

@@ -116,8 +116,11 @@ func (e *Estate) VM(_ context.Context, id cvm.VMID) (cvm.VM, error) {
 // Disk gives a managed disk.
 func (e *Estate) Disk(_ context.Context, id cvm.DiskID) (cvm.Disk, error) {
 	d, err := e.disks.get(id.Fold(), string(id))
-	if _, bad := cvm.ParseDiskID(string(id)); err != nil && bad != nil {
-		return d, bad
+	if err == nil {
+		return d, nil
+	}
+	if _, bad := cvm.ParseDiskID(string(id)); bad != nil {
+		err = bad
 	}
 	return d, err
 }
@@ -125,8 +128,11 @@ func (e *Estate) Disk(_ context.Context, id cvm.DiskID) (cvm.Disk, error) {
 // DES gives a disk encryption set.
 func (e *Estate) DES(_ context.Context, id cvm.DESID, _ bool) (cvm.DES, error) {
 	d, err := e.sets.get(id.Fold(), string(id))
-	if _, bad := cvm.ParseDESID(string(id)); err != nil && bad != nil {
-		return d, bad
+	if err == nil {
+		return d, nil
+	}
+	if _, bad := cvm.ParseDESID(string(id)); bad != nil {
+		err = bad
 	}
 	return d, err
 }

@@ -160,7 +160,7 @@ func judgeUse(s *subject) []Finding {
 	confidential, other, strange := s.on == onVM && !ephemeral && typ == cvm.EncryptDisk, false, ""
 	for _, d := range s.desDisks.Value {
 		switch {
-		case s.on == onVM && d.ID != "" && d.ID.Fold() == s.vm.OSDisk.ID.Fold(): // as its VM says; rows 24 and 26 compare them
+		case s.on == onVM && d.ID != "" && strings.EqualFold(string(d.ID), string(s.vm.OSDisk.ID)): // as its VM says; rows 24 and 26 compare them
 		case strings.EqualFold(d.SecurityType, cvm.DiskCustomerKey):
 			confidential = true
 		case strings.EqualFold(d.DataSecurityEncryptionType, cvm.EncryptDataDisk):
