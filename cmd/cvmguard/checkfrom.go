@@ -108,14 +108,15 @@ func (cmd checkCmd) captured(e *estate.Estate, keep func(sub, group string) bool
 		named[cvm.VMID(o.ID).Fold()] = true
 	}
 	var ids []cvm.VMID
+	found := map[string]bool{}
 	for _, id := range all {
 		if len(named) > 0 && named[id.Fold()] || len(named) == 0 && keep(id.Subscription(), id.ResourceGroup()) {
 			ids = append(ids, id)
-			delete(named, id.Fold())
+			found[id.Fold()] = true
 		}
 	}
 	for _, given := range cmd.VMs {
-		if named[strings.ToLower(given)] {
+		if !found[strings.ToLower(given)] {
 			return nil, fmt.Errorf("check: vm-id %q isn't among the VMs captured in %q; check the id, or capture the VM", given, cmd.From)
 		}
 	}
