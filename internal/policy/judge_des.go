@@ -158,7 +158,8 @@ func judgeUse(s *subject) []Finding {
 	ephemeral := s.on == onVM && s.vm.OSDisk.Ephemeral
 	typ, _, _ := s.encryption()
 	confidential, other, strange := s.on == onVM && !ephemeral && typ == cvm.EncryptDisk, false, ""
-	for _, d := range s.desDisks.Value {
+	for i := range s.desDisks.Value { // there may be thousands
+		d := &s.desDisks.Value[i]
 		switch {
 		case s.on == onVM && d.ID != "" && strings.EqualFold(string(d.ID), string(s.vm.OSDisk.ID)): // as its VM says; rows 24 and 26 compare them
 		case strings.EqualFold(d.SecurityType, cvm.DiskCustomerKey):
