@@ -87,6 +87,7 @@ func (e *Estate) value(file string, raw []byte, depth int) bool {
 func (e *Estate) list(file string, list []json.RawMessage, depth int) bool {
 	used := false
 	if depth >= maxNested {
+		e.trouble(file, "lists in it stand in one another more than %d deep; what is in them counts as not captured", maxNested)
 		return false
 	}
 	for i, raw := range list {
