@@ -328,3 +328,36 @@ func TestOrphans(t *testing.T) {
 		t.Errorf("%v", list)
 	}
 }
+
+// Whatever stands in a file, reading it ends well, and what it shows can be judged.
+func FuzzBody(f *testing.F) {
+	c := estatetest.Good(estatetest.Public, 7)
+	for _, b := range append(c.Bodies(), body{"value": c.Bodies()}, body{"value": []string{estatetest.Text(c.Disk, "id")}}, body{"kid": "https://a.vault.azure.net/keys/k/1"}) {
+		text, err := json.Marshal(b)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	rest := map[string][]byte{}
+	for i, b := range c.Bodies()[1:] {
+		text, err := json.Marshal(b)
+		if err != nil {
+			f.Fatal(err)
+		}
+		rest[string(rune('a'+i))] = text
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		all := map[string][]byte{"x.json": b}
+		for name, text := range rest {
+			all[name] = text
+		}
+		e := estate.Of(all)
+		for _, id := range e.VMs() {
+			if v := judge(t, e, true, string(id)); v.Value == policy.Gone {
+				t.Errorf("%s is gone", id)
+			}
+		}
+		e.Orphans()
+	})
+}

@@ -121,6 +121,8 @@ func kinds() []Variant {
 		{"uniform instance", func(c *Chain, n int) {
 			c.rename(strings.Replace(c.ID, "/virtualMachines/", "/virtualMachineScaleSets/", 1) + "/virtualMachines/0")
 			Set(c.VM, "Microsoft.Compute/virtualMachineScaleSets/virtualMachines", "type")
+			Set(c.VM, Body{"name": Text(c.VM, "properties", "hardwareProfile", "vmSize"), "tier": "Standard"}, "sku")
+			Drop(c.VM, "properties", "hardwareProfile", "vmSize")
 		}, compliant, nil, false},
 		{"platform key", func(c *Chain, _ int) {
 			encrypted(c, "DiskWithVMGuestState", "ConfidentialVM_DiskEncryptedWithPlatformKey")
