@@ -209,7 +209,7 @@ want:
 		`1:16: schemaVersion: 2 must be 1`, `2:7: name: it is empty`, `3:7: mode: "enforced" is not one of observe, enforce`,
 		`5:3: rules.secure-bot: there is no rule "secure-bot", did you mean "secure-boot"?`,
 		`6:9: rules.vtpm: "maybe" is not one of off, audit, enforce, quarantine`,
-		`7:3: rules.vtpm: the key "vtpm" stands here a second time; the first is at line 6`,
+		`7:3: rules.vtpm: the key "vtpm" stands here a second time; the first is at 6:3`,
 		`8:40: rules.key-size.minBits: 1024 is not one of 2048, 3072, 4096`,
 		`8:46: rules.key-size.minbits: there is no member "minbits", did you mean "minBits"?`,
 		`9:22: rules.key-expiry.near: "soon" doesn't have the form`,

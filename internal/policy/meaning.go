@@ -12,6 +12,9 @@ import (
 )
 
 func shown(v any) string {
+	if s, ok := v.(string); ok {
+		return quoted(s)
+	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return "the value"
@@ -21,10 +24,13 @@ func shown(v any) string {
 
 func cut(s string) string {
 	if len(s) > 80 {
-		return s[:77] + "…"
+		return strings.ToValidUTF8(s[:77], "") + "…"
 	}
 	return s
 }
+
+// quoted is a text in quotes, which are there too where it is cut.
+func quoted(s string) string { return strconv.Quote(cut(s)) }
 
 func list(values []any) string {
 	out := make([]string, 0, len(values))
@@ -78,7 +84,11 @@ func (t *tree) meaning() {
 	regions, _ := root["regions"].(map[string]any)
 	for name, r := range regions {
 		if !regionName().MatchString(name) {
-			t.at([]string{"regions", name}, true, "%q is not a region's short name such as northeurope", cut(name))
+			near := ""
+			if short := cvm.FoldRegion(name); short != name && regionName().MatchString(short) {
+				near = ", did you mean " + quoted(short) + "?"
+			}
+			t.at([]string{"regions", name}, true, "%q is not a region's short name such as northeurope%s", cut(name), near)
 		}
 		region, _ := r.(map[string]any)
 		check := func(member string, parse func(string) error) {

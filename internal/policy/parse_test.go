@@ -134,7 +134,7 @@ brakes:
 		`6:14: exemptions.0.rules.0: there is no rule "secure-bot", did you mean "secure-boot"?`,
 		`6:26: exemptions.0.rules.1: "*" is no rule`, `exemptions.0.rules.2: rule "exemptions" judges exemptions`, `exemptions.0.rules.4: rule "vtpm" stands here a second time`,
 		`exemptions.0.owner: it is blank`, `exemptions.0.until: "tomorrow" is not a day such as 2027-01-31`, `exemptions.0.scope.vm: "vm1" is not the id of a VM`,
-		`7:12: exemptions.1.rules: it needs at least 1 element`, `9:5: exemptions.1.owner: the key "owner" stands here a second time; the first is at line 8`,
+		`7:12: exemptions.1.rules: it needs at least 1 element`, `9:5: exemptions.1.owner: the key "owner" stands here a second time; the first is at 8:5`,
 		`exemptions.1: reason, until are missing`, `exemptions.1.scope: it needs at least 1 member`,
 		`exemptions.2.rules: it is a string where an array belongs`, `exemptions.2.owner: it is a number where a string belongs`, `exemptions.2.until: "2027-02-30" is not a day`,
 		`exemptions.2.scope.resourceGroup: "rg" is not a resource group's ARM id`, `exemptions.2.scope.subscription: "s" doesn't have the form`,

@@ -49,7 +49,9 @@ type shape struct {
 	Else                 *shape           `json:"else"`
 	Defs                 map[string]shape `json:"$defs"`
 
-	// Words that say nothing about what is allowed.
+	// Words that say nothing about what is allowed. The first example stands in the
+	// faults of what hasn't its form.
+	Examples    []any  `json:"examples"`
 	Schema      string `json:"$schema"`
 	ID          string `json:"$id"`
 	Title       string `json:"title"`
@@ -127,6 +129,10 @@ func (w *walk) say(path []string, key bool, format string, args ...any) {
 }
 
 func (w *walk) check(s shape, v any, path []string) {
+	if _, said := v.(faulty); said {
+		w.bad = true
+		return
+	}
 	if s.Ref != "" {
 		w.check(w.defs[strings.TrimPrefix(s.Ref, "#/$defs/")], v, path)
 	}
@@ -134,7 +140,11 @@ func (w *walk) check(s shape, v any, path []string) {
 		if got == "integer" { // nobody wanted to know so exactly
 			got = "number"
 		}
-		w.say(path, false, "it is %s where %s belongs", article(got), article(strings.Join(s.Type, " or ")))
+		hint := example(s, ", such as ")
+		if got == "string" && slices.Contains(s.Type, "object") {
+			hint = "; write name: value, with a space after the colon"
+		}
+		w.say(path, false, "it is %s where %s belongs%s", article(got), article(strings.Join(s.Type, " or ")), hint)
 		return
 	}
 	if s.Const != nil && !equalJSON(s.Const, v) {
@@ -177,7 +187,11 @@ func (w *walk) text(s shape, v string, path []string) {
 		w.say(path, false, "it is %d characters long, more than %d", n, *s.MaxLength)
 	}
 	if s.Pattern != "" && !regexp.MustCompile(s.Pattern).MatchString(v) {
-		w.say(path, false, "%q doesn't have the form %s", cut(v), s.Pattern)
+		form := example(s, "of ")
+		if form == "" {
+			form = s.Pattern
+		}
+		w.say(path, false, "%s doesn't have the form %s", quoted(v), form)
 	}
 }
 
@@ -207,7 +221,7 @@ func (w *walk) items(s shape, v []any, path []string) {
 
 func (w *walk) members(s shape, v map[string]any, path []string) {
 	if len(v) < s.MinProperties {
-		w.say(path, false, "it needs at least %d member", s.MinProperties)
+		w.say(path, false, "it needs at least %d member%s", s.MinProperties, choice(" of ", s.Properties))
 	}
 	if s.MaxProperties != nil && len(v) > *s.MaxProperties {
 		w.say(path, false, "it has %d members, more than %d", len(v), *s.MaxProperties)
@@ -239,15 +253,37 @@ func (w *walk) members(s shape, v map[string]any, path []string) {
 		switch a := s.AdditionalProperties; {
 		case a == nil:
 		case a.refused:
-			what := "member"
-			if len(path) == 1 && path[0] == "rules" {
-				what = "rule"
+			what, near := "member", didYouMean(name, slices.Sorted(maps.Keys(s.Properties)))
+			switch {
+			case len(path) == 1 && path[0] == "rules":
+				if what = "rule"; near == "" {
+					near = "; cvmguard policy show lists the rules"
+				}
+			case near == "":
+				near = choice("; there are ", s.Properties)
 			}
-			w.say(sub, true, "there is no %s %q%s", what, name, didYouMean(name, slices.Sorted(maps.Keys(s.Properties))))
+			w.say(sub, true, "there is no %s %s%s", what, quoted(name), near)
 		default:
 			w.check(*a.shape, v[name], sub)
 		}
 	}
+}
+
+// example is a schema's first, after a word of the caller's.
+func example(s shape, after string) string {
+	if len(s.Examples) == 0 {
+		return ""
+	}
+	return after + shown(s.Examples[0])
+}
+
+// choice names the members that there are, if there are any, after a word of the
+// caller's.
+func choice(after string, members map[string]shape) string {
+	if len(members) == 0 {
+		return ""
+	}
+	return after + strings.Join(slices.Sorted(maps.Keys(members)), ", ")
 }
 
 // typeOf is a value's JSON type; a number without a fraction is an integer.

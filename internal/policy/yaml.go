@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
+	"sync"
+	"unicode/utf8"
 
 	yaml "github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -71,6 +74,11 @@ func readYAML(text []byte) (t *tree) {
 		t.fault(nil, "", "the document is %d bytes long, more than %d", len(text), maxDocument)
 		return t
 	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // editors of Windows write one
+	if f, bad := notText(text); bad {
+		t.faults = append(t.faults, f)
+		return t
+	}
 	if f, deep := tooDeep(text); deep {
 		t.faults = append(t.faults, f)
 		return t
@@ -87,6 +95,10 @@ func readYAML(text []byte) (t *tree) {
 	}
 	var docs []ast.Node
 	for _, d := range file.Docs {
+		if directive, ok := d.Body.(*ast.DirectiveNode); ok {
+			t.fault(directive.GetToken(), "", "a policy has no directive; take the line out")
+			return t
+		}
 		if d.Body != nil {
 			docs = append(docs, d.Body)
 		}
@@ -97,9 +109,35 @@ func readYAML(text []byte) (t *tree) {
 	case 1:
 		t.root = t.value(docs[0], nil)
 	default:
-		t.fault(docs[1].GetToken(), "", "a second document begins here; a policy is one")
+		t.fault(first(docs[1]), "", "a second document begins here; a policy is one")
 	}
 	return t
+}
+
+// notText finds what no YAML text holds: bytes that aren't UTF-8, and characters
+// that nobody sees. A reader that drops or replaces them reads another document
+// than a person does.
+func notText(text []byte) (Fault, bool) {
+	if bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff")) {
+		return Fault{Line: 1, Column: 1, Text: "the document is UTF-16; save it as UTF-8"}, true
+	}
+	line, column := 1, 1
+	for i, c := range string(text) {
+		why := ""
+		switch {
+		case c == utf8.RuneError && !bytes.HasPrefix(text[i:], []byte("\ufffd")):
+			why = fmt.Sprintf("the byte 0x%02X is not UTF-8; save the document as UTF-8", text[i])
+		case c < ' ' && c != '\t' && c != '\n' && c != '\r', c >= 0x7f && c < 0xa0 && c != 0x85, c == '\ufeff', c == 0xfffe, c == 0xffff:
+			why = fmt.Sprintf("the character %U can't stand here; take it out", c)
+		}
+		if why != "" {
+			return Fault{Line: line, Column: column, Text: why}, true
+		}
+		if column++; c == '\n' {
+			line, column = line+1, 1
+		}
+	}
+	return Fault{}, false
 }
 
 // tooDeep bounds nesting before the parser, which recurses, sees the text.
@@ -127,11 +165,22 @@ func tooDeep(text []byte) (Fault, bool) {
 func (t *tree) syntax(err error) {
 	var se yaml.Error
 	if errors.As(err, &se) && se.GetToken() != nil {
-		t.fault(se.GetToken(), "", "%s", se.GetMessage())
+		t.fault(se.GetToken(), "", "it isn't valid YAML: %s%s", se.GetMessage(), cure(se.GetMessage()))
 		return
 	}
-	first, _, _ := strings.Cut(err.Error(), "\n")
-	t.fault(nil, "", "%s", first)
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	t.fault(nil, "", "it isn't valid YAML: %s", line)
+}
+
+// cure says what the parser's message usually comes from, "" where that says itself.
+func cure(message string) string {
+	switch {
+	case strings.Contains(message, "\t") || strings.Contains(message, "tab character"):
+		return "; YAML indents by spaces, and this is a tab"
+	case strings.Contains(message, "not allowed in this context") || strings.Contains(message, "unexpected key name") || strings.Contains(message, "non-map value"):
+		return "; look at the indentation and the colons of this line and of the one before"
+	}
+	return ""
 }
 
 func (t *tree) fault(tok *token.Token, path, format string, args ...any) {
@@ -169,6 +218,22 @@ func (t *tree) sorted() []Fault {
 	return t.faults
 }
 
+// faulty is the value of what a fault was already said of.
+type faulty struct{}
+
+// first is the token that a node begins with; a mapping's own is its first colon.
+func first(n ast.Node) *token.Token {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		if !n.IsFlowStyle && len(n.Values) > 0 {
+			return first(n.Values[0])
+		}
+	case *ast.MappingValueNode:
+		return n.Key.GetToken()
+	}
+	return n.GetToken()
+}
+
 func placeOf(tok *token.Token) place {
 	if tok == nil || tok.Position == nil {
 		return place{}
@@ -181,10 +246,14 @@ func (t *tree) value(n ast.Node, path []string) any {
 	if n == nil {
 		return nil
 	}
-	t.values[where] = placeOf(n.GetToken())
+	t.values[where] = placeOf(first(n))
 	if len(path) > maxNesting {
-		t.fault(n.GetToken(), strings.Join(path, "."), "it nests deeper than %d", maxNesting)
-		return nil
+		t.fault(first(n), strings.Join(path, "."), "it nests deeper than %d", maxNesting)
+		return faulty{}
+	}
+	refuse := func(format string, args ...any) any {
+		t.fault(n.GetToken(), strings.Join(path, "."), format, args...)
+		return faulty{}
 	}
 	switch n := n.(type) {
 	case *ast.MappingNode:
@@ -202,34 +271,48 @@ func (t *tree) value(n ast.Node, path []string) any {
 	case *ast.BoolNode:
 		return n.Value
 	case *ast.IntegerNode:
+		// 010 is eight to one reader of YAML and ten to another.
+		if text := n.GetToken().Value; !decimal().MatchString(text) {
+			return refuse("%s is a number that readers of YAML differ on; write it in plain decimal digits, here %v", cut(text), n.Value)
+		}
 		return n.Value
 	case *ast.FloatNode:
 		if math.IsNaN(n.Value) || math.IsInf(n.Value, 0) {
-			t.fault(n.GetToken(), strings.Join(path, "."), "it is not a number that JSON knows")
-			return nil
+			return refuse("it is not a number that JSON knows")
 		}
 		return n.Value
+	case *ast.NanNode, *ast.InfinityNode:
+		return refuse("it is not a number that JSON knows")
 	case *ast.StringNode:
 		return n.Value
 	case *ast.LiteralNode:
 		return n.Value.Value
+	case *ast.AnchorNode, *ast.AliasNode:
+		return refuse("a policy has no anchors (&) and no aliases (*); write the value out wherever it is meant, in quotes if it begins with such a sign")
+	case *ast.TagNode:
+		return refuse("a policy has no tags (!); write the value alone, in quotes if it begins with such a sign")
 	}
-	t.fault(n.GetToken(), strings.Join(path, "."), "a policy has no %s; write plain keys, lists and values", strings.ToLower(n.Type().String()))
-	return nil
+	return refuse("a policy has no %s; write plain keys, lists and values", strings.ToLower(n.Type().String()))
 }
+
+var decimal = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^-?(0|[1-9][0-9]*)$`) })
 
 func (t *tree) mapping(values []*ast.MappingValueNode, path []string) any {
 	out := make(map[string]any, len(values))
 	for _, kv := range values {
 		key, ok := kv.Key.(*ast.StringNode)
+		if _, merge := kv.Key.(*ast.MergeKeyNode); merge {
+			t.fault(kv.Key.GetToken(), strings.Join(path, "."), "a policy has no merge keys (<<); write out what is meant")
+			continue
+		}
 		if !ok {
-			t.fault(kv.Key.GetToken(), strings.Join(path, "."), "the key %q is not plain text", strings.TrimSpace(kv.Key.String()))
+			t.fault(kv.Key.GetToken(), strings.Join(path, "."), "the key %q is not plain text; put it in quotes", strings.TrimSpace(kv.Key.String()))
 			continue
 		}
 		sub := append(slices.Clone(path), key.Value)
 		where := strings.Join(sub, "\x00")
-		if first, twice := t.keys[where]; twice {
-			t.fault(key.GetToken(), strings.Join(sub, "."), "the key %q stands here a second time; the first is at line %d", key.Value, first.line)
+		if before, twice := t.keys[where]; twice {
+			t.fault(key.GetToken(), strings.Join(sub, "."), "the key %q stands here a second time; the first is at %d:%d", key.Value, before.line, before.column)
 			continue
 		}
 		t.keys[where] = placeOf(key.GetToken())
@@ -241,6 +324,9 @@ func (t *tree) mapping(values []*ast.MappingValueNode, path []string) any {
 // didYouMean names the nearest of the right names, with a comma before it; ""
 // where none is near.
 func didYouMean(wrong string, right []string) string {
+	if len(wrong) > 64 {
+		return "" // no slip of the pen
+	}
 	best, least := "", 1+len(wrong)/3+1
 	for _, r := range right {
 		if d := distance(strings.ToLower(wrong), strings.ToLower(r)); d < least {
