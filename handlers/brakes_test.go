@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cvmguard/handlers"
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
@@ -42,6 +43,9 @@ func TestBrakes(t *testing.T) {
 		})
 		w.known(vmNamed("vm2"), func(r *ledger.Row) { r.Braked = reconcile.BrakeCanary })
 		w.known(vmNamed("vm3"), func(r *ledger.Row) { r.Shadow = policy.Unknown })
+		w.known(vmNamed("vm4"), func(r *ledger.Row) {
+			r.WouldBeRefused = []azurepolicy.Refusal{{Rule: "vtpm", Definition: "cvmguard-vtpm", Why: "off"}}
+		})
 	})
 	tw.do("GET", "/api/brakes", "").into(t, &v)
 	if !v.Breaker.Tripped || v.Breaker.Why != "too many" || v.Breaker.Count != 7 || len(v.Held) != 2 || v.Held[0].Brake != reconcile.BrakeBreaker || len(v.Held[0].Stopped) != 1 ||
@@ -53,8 +57,15 @@ func TestBrakes(t *testing.T) {
 	if len(list.VMs) != 1 || list.VMs[0].Name != "vm3" || list.VMs[0].Shadow != policy.Unknown {
 		t.Errorf("%+v", list)
 	}
-	if a := tw.do("GET", "/api/vms?differ=maybe", ""); a.Status != 400 {
-		t.Errorf("%+v", a)
+	for _, q := range []string{"differ=maybe", "refused=1"} {
+		if a := tw.do("GET", "/api/vms?"+q, ""); a.Status != 400 {
+			t.Errorf("%s: %+v", q, a)
+		}
+	}
+	list.VMs = nil
+	tw.do("GET", "/api/vms?refused=true", "").into(t, &list)
+	if len(list.VMs) != 1 || list.VMs[0].Name != "vm4" || list.VMs[0].WouldBeRefused[0].Rule != "vtpm" {
+		t.Errorf("%+v", list)
 	}
 	for body, want := range map[string]string{
 		"":                                       "a JSON body is needed",

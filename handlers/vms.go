@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/customhandler"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
@@ -26,28 +27,31 @@ const (
 
 // VMView is a VM as the API shows it.
 type VMView struct {
-	Key            string              `json:"key"`
-	ID             string              `json:"id"`
-	Name           string              `json:"name"`
-	Region         string              `json:"region,omitempty"`
-	Kind           cvm.Kind            `json:"kind,omitempty"`
-	TEE            cvm.TEE             `json:"tee,omitempty"`
-	Verdict        policy.Value        `json:"verdict"`
-	Shadow         policy.Value        `json:"shadow,omitempty"` // the shadow policy's verdict, where one is set
-	CompliantSince *time.Time          `json:"compliantSince,omitempty"`
-	Findings       []ledger.RowFinding `json:"findings"`
-	Plan           []ledger.RowStep    `json:"plan"`
-	Attestation    *AttestationView    `json:"attestation,omitempty"`
-	Running        string              `json:"running,omitempty"` // the open step
-	Braked         string              `json:"braked,omitempty"`  // the brake that holds its steps
-	Stopped        []cvm.Contest       `json:"stopped,omitempty"` // steps that aren't taken until a person says so
-	LastSeen       *time.Time          `json:"lastSeen,omitempty"`
-	NextLook       *time.Time          `json:"nextLook,omitempty"`
-	LastEventAt    *time.Time          `json:"lastEventAt,omitempty"` // of the newest event, in Azure's time
-	LastError      string              `json:"lastError,omitempty"`
-	Head           HeadView            `json:"head"`
-	Cut            []string            `json:"cut,omitempty"` // parts that the record alone has whole
-	Development    bool                `json:"development,omitempty"`
+	Key     string       `json:"key"`
+	ID      string       `json:"id"`
+	Name    string       `json:"name"`
+	Region  string       `json:"region,omitempty"`
+	Kind    cvm.Kind     `json:"kind,omitempty"`
+	TEE     cvm.TEE      `json:"tee,omitempty"`
+	Verdict policy.Value `json:"verdict"`
+	Shadow  policy.Value `json:"shadow,omitempty"` // the shadow policy's verdict, where one is set
+	// WouldBeRefused is what an Azure Policy initiative made from the policy would have
+	// refused of the VM.
+	WouldBeRefused []azurepolicy.Refusal `json:"wouldBeRefused,omitempty"`
+	CompliantSince *time.Time            `json:"compliantSince,omitempty"`
+	Findings       []ledger.RowFinding   `json:"findings"`
+	Plan           []ledger.RowStep      `json:"plan"`
+	Attestation    *AttestationView      `json:"attestation,omitempty"`
+	Running        string                `json:"running,omitempty"` // the open step
+	Braked         string                `json:"braked,omitempty"`  // the brake that holds its steps
+	Stopped        []cvm.Contest         `json:"stopped,omitempty"` // steps that aren't taken until a person says so
+	LastSeen       *time.Time            `json:"lastSeen,omitempty"`
+	NextLook       *time.Time            `json:"nextLook,omitempty"`
+	LastEventAt    *time.Time            `json:"lastEventAt,omitempty"` // of the newest event, in Azure's time
+	LastError      string                `json:"lastError,omitempty"`
+	Head           HeadView              `json:"head"`
+	Cut            []string              `json:"cut,omitempty"` // parts that the record alone has whole
+	Development    bool                  `json:"development,omitempty"`
 }
 
 // AttestationView is the newest judged evidence in short.
@@ -67,7 +71,7 @@ type HeadView struct {
 
 // ViewOf is the view of a row.
 func ViewOf(r ledger.Row) VMView {
-	v := VMView{Key: r.Chain(), ID: r.ID, Name: cvm.VMID(r.ID).Name(), Region: r.Region, Kind: r.Kind, TEE: r.TEE, Verdict: r.Verdict, Shadow: r.Shadow, Braked: r.Braked, Stopped: r.Contested(),
+	v := VMView{Key: r.Chain(), ID: r.ID, Name: cvm.VMID(r.ID).Name(), Region: r.Region, Kind: r.Kind, TEE: r.TEE, Verdict: r.Verdict, Shadow: r.Shadow, Braked: r.Braked, Stopped: r.Contested(), WouldBeRefused: r.WouldBeRefused,
 		CompliantSince: timeOrNil(r.CompliantSince), Findings: r.Findings, Plan: r.Plan, LastSeen: timeOrNil(r.LastSeen),
 		NextLook: timeOrNil(r.NextLook), LastEventAt: timeOrNil(r.LastEventAt), LastError: r.LastError, Head: HeadView{r.HeadSeq, r.HeadHash}, Cut: r.Cut, Development: r.Development}
 	if v.Findings == nil {
@@ -138,11 +142,15 @@ func (a *App) rowByKey(ctx context.Context, key string) (ledger.Row, error) {
 }
 
 func (a *App) listVMs(ctx context.Context, q url.Values) customhandler.HTTPAnswer {
-	if p := only(q, "verdict", "subscription", "differ", "after"); p != nil {
+	if p := only(q, "verdict", "subscription", "differ", "refused", "after"); p != nil {
 		return refuse(http.StatusBadRequest, *p)
 	}
 	f := ledger.Filter{}
 	differ, p := flag(q, "differ")
+	if p != nil {
+		return refuse(http.StatusBadRequest, *p)
+	}
+	refused, p := flag(q, "refused")
 	if p != nil {
 		return refuse(http.StatusBadRequest, *p)
 	}
@@ -169,7 +177,7 @@ func (a *App) listVMs(ctx context.Context, q url.Values) customhandler.HTTPAnswe
 	}{VMs: []VMView{}}
 	var bad error
 	err := a.Tables.Query(ctx, ledger.TableVMs, f, func(e ledger.Entity) bool {
-		if ledger.ChainKey(e.PK, e.RK) <= after || differ && !differs(e) || len(verdicts) > 1 && !slices.Contains(verdicts, e.Cols[ledger.ColVerdict]) {
+		if ledger.ChainKey(e.PK, e.RK) <= after || differ && !differs(e) || refused && e.Cols[ledger.ColRefused] == "" || len(verdicts) > 1 && !slices.Contains(verdicts, e.Cols[ledger.ColVerdict]) {
 			return true
 		}
 		if len(out.VMs) == maxVMs {

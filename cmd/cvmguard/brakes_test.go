@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cvmguard/handlers"
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
@@ -59,6 +60,7 @@ func TestBrakesCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	row.Braked, row.Shadow = reconcile.BrakeBreaker, policy.Compliant
+	row.WouldBeRefused = []azurepolicy.Refusal{{Rule: "vm-kind", Definition: "cvmguard-vm-kind", Why: "it is no confidential VM"}}
 	row.Stop(remedy.Step{Kind: remedy.Tag, Target: row.ID}, ledger.WhyChangedBack, time.Now())
 	if e, err = row.Entity(); err != nil {
 		t.Fatal(err)
@@ -75,8 +77,11 @@ func TestBrakesCommands(t *testing.T) {
 	if said := do(0, "vms", "--differ"); !strings.Contains(said, "vm-bad") || strings.Contains(said, "vm-good") {
 		t.Error(said)
 	}
-	wants(do(2, "vms", standInVM("vm-bad"), "--differ"), "--differ go with the list")
-	wants(do(0, "vms", standInVM("vm-bad")), "braked by", "stopped", "tag (changed-back)", "shadow policy's verdict")
+	if said := do(0, "vms", "--refused"); !strings.Contains(said, "vm-bad") || strings.Contains(said, "vm-good") {
+		t.Error(said)
+	}
+	wants(do(2, "vms", standInVM("vm-bad"), "--differ"), "--differ and --refused go with the list")
+	wants(do(0, "vms", standInVM("vm-bad")), "braked by", "stopped", "tag (changed-back)", "shadow policy's verdict", "AZURE POLICY WOULD HAVE REFUSED IT BY", "vm-kind", "it is no confidential VM")
 	wants(do(0, "brakes", "resume", "--vm", standInVM("vm-bad"), "--step", "tag"), "the steps may be taken again, 1 object put on the loop")
 	if !a.queued(`"kind":"resume"`) {
 		t.Error("nothing was said to the VM's turn")

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	"cvmguard/internal/azure"
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/config"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/estate"
@@ -49,6 +51,8 @@ type checked struct {
 	Verdict  policy.Value     `json:"verdict"`
 	Findings []checkedFinding `json:"findings"`
 	Plan     []checkedStep    `json:"plan"`
+	// WouldBeRefused is what an initiative made from the policy would have refused.
+	WouldBeRefused []azurepolicy.Refusal `json:"wouldBeRefused,omitempty"`
 
 	why string
 	err error // it could not be judged
@@ -182,14 +186,20 @@ func (cmd checkCmd) list(ctx context.Context, az *azure.Client) ([]cvm.VMID, err
 type checker struct {
 	observer reconcile.Observer
 	doc      *policy.Document
-	now      func() time.Time
-	listed   bool   // by Resource Graph, which may be minutes behind
-	done     func() // called after each VM
+	// initiative is the document's in Azure Policy's language.
+	initiative azurepolicy.Initiative // set by all
+	now        func() time.Time
+	listed     bool   // by Resource Graph, which may be minutes behind
+	done       func() // called after each VM
 }
 
 // all gives a result for each id, in their order. Its error ends the whole: an
 // interrupt, or nobody is signed in.
 func (k *checker) all(ctx context.Context, ids []cvm.VMID) ([]checked, error) {
+	var err error
+	if k.initiative, err = azurepolicy.Export(k.doc, azurepolicy.Deny); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	results := make([]checked, len(ids))
@@ -240,6 +250,11 @@ func (k *checker) one(ctx context.Context, id cvm.VMID) checked {
 	}
 	for _, f := range v.Findings {
 		out.Findings = append(out.Findings, checkedFinding{f.Rule, f.State, f.Reason, f.Severity, f.Text})
+	}
+	if p.VM.Known {
+		if out.WouldBeRefused, out.err = k.initiative.Refuses(p.VM.Value, p.OSDisk); out.err != nil {
+			return out
+		}
 	}
 	if !p.Gone {
 		for _, s := range remedy.ForVM(p, v, k.doc).Steps {
@@ -354,6 +369,7 @@ func (cmd checkCmd) tables(c *console, all []checked) {
 	vms := c.grid("vm", "group", "kind", "tee", "verdict")
 	findings := c.grid("vm", "state", "severity", "rule", "reason", "what")
 	plan := c.grid("vm", "step", "class", "state", "does", "why so")
+	refused := c.grid("vm", "azure policy would have refused it by")
 	for _, r := range all {
 		verdict := any(r.Verdict)
 		if r.why != "" {
@@ -366,14 +382,26 @@ func (cmd checkCmd) tables(c *console, all []checked) {
 		for _, s := range r.Plan {
 			plan.add(r.Name, s.Step, s.Class, s.State, s.does, s.why)
 		}
+		if len(r.WouldBeRefused) > 0 {
+			refused.add(r.Name, rulesOf(r.WouldBeRefused))
+		}
 	}
 	vms.print(c)
-	for _, g := range []*grid{findings, plan} {
+	for _, g := range []*grid{findings, plan, refused} {
 		if g.rows > 0 {
 			c.line("")
 		}
 		g.print(c)
 	}
+}
+
+// rulesOf are the rules whose definitions would have refused a VM.
+func rulesOf(all []azurepolicy.Refusal) string {
+	var rules []string
+	for _, r := range all {
+		rules = append(rules, r.Rule)
+	}
+	return strings.Join(rules, " ")
 }
 
 // shown are the findings for the table. Without --all those with one cause, a

@@ -24,6 +24,7 @@ type vmsCmd struct {
 	Verdict      string `placeholder:"VERDICT" help:"List those with this verdict alone: compliant, non-compliant, unknown, not-a-cvm or gone."`
 	Subscription string `placeholder:"ID" help:"List those of this subscription alone."`
 	Differ       bool   `help:"List those alone that the shadow policy judges otherwise."`
+	Refused      bool   `help:"List those alone that an Azure Policy initiative made from the policy would have refused."`
 	Records      bool   `help:"List the VM's records."`
 	Seq          int    `placeholder:"N" help:"Print the bytes of the VM's record N, as cvmguard verify record takes them."`
 	app
@@ -82,8 +83,8 @@ func (cmd vmsCmd) validate() error {
 	switch v := policy.Value(cmd.Verdict); {
 	case !one && (cmd.Records || cmd.Seq != 0):
 		return errors.New("vms: --records and --seq go with one VM; give its key or ARM id")
-	case one && (cmd.Verdict != "" || cmd.Subscription != "" || cmd.Differ):
-		return errors.New("vms: --verdict, --subscription and --differ go with the list; leave the VM out, or them")
+	case one && (cmd.Verdict != "" || cmd.Subscription != "" || cmd.Differ || cmd.Refused):
+		return errors.New("vms: --verdict, --subscription, --differ and --refused go with the list; leave the VM out, or them")
 	case cmd.Seq < 0:
 		return badArgument("--seq", strconv.Itoa(cmd.Seq), "it must be a record's number, 1 or more", "--seq 1")
 	case cmd.Seq > 0 && cmd.Records:
@@ -118,6 +119,9 @@ func (cmd vmsCmd) list(c *console, k *client) error {
 	}
 	if cmd.Differ {
 		query.Set("differ", "true")
+	}
+	if cmd.Refused {
+		query.Set("refused", "true")
 	}
 	all := struct {
 		VMs []json.RawMessage `json:"vms"`
@@ -235,7 +239,11 @@ func showVM(c *console, o output, v handlers.VMView, raw answer) error {
 	for _, s := range v.Plan {
 		plan.add(s.Step, s.Class, s.State)
 	}
-	for _, g := range []*grid{findings, plan} {
+	refused := c.grid("azure policy would have refused it by", "why")
+	for _, r := range v.WouldBeRefused {
+		refused.add(r.Rule, r.Why)
+	}
+	for _, g := range []*grid{findings, plan, refused} {
 		if g.rows > 0 {
 			c.line("")
 		}

@@ -96,9 +96,9 @@ func (d Definition) why(r Resource) string {
 			shown = append(shown, short+" isn't there")
 		}
 	}
-	text := "Azure Policy would have refused the request: " + strings.TrimPrefix(d.Properties.DisplayName, "cvmguard: ") + " is what it asks"
+	text := fmt.Sprintf("Azure Policy would have refused the request, for it asks %q", strings.TrimPrefix(d.Properties.DisplayName, "cvmguard: "))
 	if len(shown) > 0 {
-		text += "; " + strings.Join(shown, ", ")
+		text += ", and " + strings.Join(shown, ", ")
 	}
 	return text + "."
 }

@@ -42,7 +42,7 @@ func TestRefuses(t *testing.T) {
 		var rules []string
 		for _, r := range list {
 			rules = append(rules, r.Rule)
-			if r.Definition != "cvmguard-"+r.Rule || !strings.HasPrefix(r.Why, "Azure Policy would have refused the request: ") {
+			if r.Definition != "cvmguard-"+r.Rule || !strings.HasPrefix(r.Why, "Azure Policy would have refused the request, for it asks ") {
 				t.Errorf("%s: %+v", tt.what, r)
 			}
 		}
@@ -53,7 +53,7 @@ func TestRefuses(t *testing.T) {
 	vm := good
 	vm.OSDisk.SecureDES = ""
 	list, err := Refuses(d, vm, unread)
-	if err != nil || len(list) != 1 || list[0].Why != `Azure Policy would have refused the request: The OS disk is under a customer's key is what it asks; `+
+	if err != nil || len(list) != 1 || list[0].Why != `Azure Policy would have refused the request, for it asks "The OS disk is under a customer's key", and `+
 		`managedDisk.securityProfile.securityEncryptionType is "DiskWithVMGuestState", managedDisk.securityProfile.diskEncryptionSet.id isn't there, managedDisk.diskEncryptionSet.id isn't there.` {
 		t.Errorf("%+v, %v", list, err)
 	}

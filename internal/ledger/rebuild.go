@@ -229,7 +229,7 @@ func (r *Row) take(rec Record) error {
 		}
 		r.SetJudgement(*rec.Verdict, plan, rec.At)
 	}
-	r.TakeShadow(rec)
+	r.TakeAside(rec)
 	if r.SharedKind != cvm.SharedOperation {
 		r.takeContested(p.Contested)
 	}

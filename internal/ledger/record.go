@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/remedy"
@@ -42,6 +43,9 @@ type Record struct {
 
 	// Shadow is the verdict of the shadow policy, which is never applied.
 	Shadow *policy.Verdict `json:"shadow,omitempty"`
+	// WouldBeRefused is what the policy's Azure Policy initiative would have refused of
+	// a VM that is there all the same.
+	WouldBeRefused []azurepolicy.Refusal `json:"wouldBeRefused,omitempty"`
 	// Operation is how far an approved plan has come.
 	Operation *OperationState `json:"operation,omitempty"`
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/remedy"
@@ -77,6 +78,8 @@ type Row struct {
 	Braked string
 	// Shadow is the verdict of the shadow policy, "" where none is set.
 	Shadow policy.Value
+	// WouldBeRefused is what the policy's Azure Policy initiative would have refused.
+	WouldBeRefused []azurepolicy.Refusal
 	// Operation is how far an approved plan has come; nil for any other object.
 	Operation *OperationState
 
@@ -300,9 +303,10 @@ func (r *Row) SetJudgement(v policy.Verdict, p remedy.Plan, at time.Time) {
 	r.Cut = slices.DeleteFunc(r.Cut, func(col string) bool { return col != "attestation" })
 }
 
-// TakeShadow takes over what a record says of the shadow policy's verdict.
-func (r *Row) TakeShadow(rec Record) {
-	r.Shadow = ""
+// TakeAside takes over what a record says beside the verdict: the shadow policy's,
+// and what Azure Policy would have refused.
+func (r *Row) TakeAside(rec Record) {
+	r.Shadow, r.WouldBeRefused = "", rec.WouldBeRefused
 	if rec.Shadow != nil {
 		r.Shadow = rec.Shadow.Value
 	}

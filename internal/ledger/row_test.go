@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
@@ -35,7 +36,7 @@ func fullRow() ledger.Row {
 		Set:       map[string]ledger.SetValue{"tag x": {Value: "f", At: t0, Backs: 1}},
 		Stopped:   map[string]cvm.Contest{"tag z": {Step: "tag", On: testVM, Times: 2, Since: t0, Why: ledger.WhyChangedBack}},
 		TagSetter: &cvm.Fact[cvm.TagSetter]{Known: true, Value: cvm.TagSetter{Tag: "t", Value: "v", Principal: "p", At: t0, Event: "e"}},
-		Braked:    "window", Shadow: policy.Compliant,
+		Braked:    "window", Shadow: policy.Compliant, WouldBeRefused: []azurepolicy.Refusal{{Rule: "vtpm", Definition: "cvmguard-vtpm", Why: "w"}},
 		Operation: &ledger.OperationState{Approved: t0, ApprovedBy: "p", Paused: true, Stopped: true, SaidAt: t0, SaidBy: "p", Done: 1, Ahead: []int{3}},
 		HeadSeq:   3, HeadHash: ledger.HashBytes(nil), LastEvent: "1", LastEventAt: t0, LastSeen: t0, LastError: "e", Extra: map[string]string{"later": "kept"}}
 }
@@ -83,7 +84,7 @@ func TestRowIsStrict(t *testing.T) {
 		"leaseEnds": {"", "2026-11-01", "2026-11-01T12:00:00Z", "x"}, "nextLook": {"tomorrow"}, "lastSeen": {"2026-11-01T12:00:00.000000000+01:00"},
 		"headSeq": {"-1", "3.0", "+3", "03", "", "99999999999999999999"}, "headHash": {"", "xyz"},
 		"causes": {"{", "{}", `[{"kind":"x","more":1}]`, `[] []`}, "step": {"[]", `{"step":{}}`, `{"intent":1}`}, "sends": {"[]"}, "hold": {"3"},
-		"set": {"1", `{"x":{"more":1}}`}, "stopped": {"[]", `{"x":{"why":1}}`}, "tagSetter": {"[]"}, "operation": {"[]"}, "shadow": {"good"},
+		"set": {"1", `{"x":{"more":1}}`}, "stopped": {"[]", `{"x":{"why":1}}`}, "tagSetter": {"[]"}, "operation": {"[]"}, "shadow": {"good"}, "wouldBeRefused": {"{}", `[{"more":1}]`},
 		"attestation": {"1", `{"unknown":true}`}, "pending": {"x"}, "findings": {"x"}, "plan": {`{"a":1}`}, "cut": {`"x"`},
 	} {
 		for _, v := range values {

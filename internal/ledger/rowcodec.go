@@ -27,14 +27,15 @@ const (
 	ColVault    = "vault"
 	ColRegion   = "region"
 	ColGone     = "goneSince"
-	ColBraked   = "braked" // "" when no brake holds it
-	ColShadow   = "shadow" // the shadow policy's verdict, "" where none is set
+	ColBraked   = "braked"         // "" when no brake holds it
+	ColShadow   = "shadow"         // the shadow policy's verdict, "" where none is set
+	ColRefused  = "wouldBeRefused" // "" where Azure Policy would have refused nothing
 )
 
 // rowColumns are all columns that this version writes.
 var rowColumns = []string{ColID, ColShared, ColOwner, "leaseEnds", "again", "followed", "causes", "evidenceWanted", "pending", "vmId",
 	ColVerdict, "kind", "tee", ColRegion, ColDES, ColKey, ColVault, "findings", "plan", "attestation", "policy", "stateHash",
-	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "set", "stopped", "tagSetter", ColBraked, ColShadow, "operation", "headSeq", "headHash", "lastEvent", "lastEventAt",
+	"compliantSince", ColGone, "transitionSince", "development", ColNextLook, "step", "sends", "hold", "set", "stopped", "tagSetter", ColBraked, ColShadow, ColRefused, "operation", "headSeq", "headHash", "lastEvent", "lastEventAt",
 	ColLastSeen, "lastError", "cut"}
 
 // DecodeRow reads a row of table vms or shared. A column that can't be read is a
@@ -63,6 +64,7 @@ func DecodeRow(e Entity) (Row, error) {
 	d.document("set", &r.Set)
 	d.document("stopped", &r.Stopped)
 	d.document("tagSetter", &r.TagSetter)
+	d.document(ColRefused, &r.WouldBeRefused)
 	d.document("operation", &r.Operation)
 	d.document("cut", &r.Cut)
 	if r.ID == "" {
@@ -158,6 +160,8 @@ func (r *Row) Entity() (Entity, error) {
 	mark("plan", short)
 	attestation, short := fitAttestation(r.Attestation)
 	mark("attestation", short)
+	refused, short := fitFront(r.WouldBeRefused)
+	mark(ColRefused, short)
 	r.Cut = cut
 	for _, c := range []struct {
 		col   string
@@ -175,6 +179,7 @@ func (r *Row) Entity() (Entity, error) {
 		{"set", len(r.Set) == 0, utcSet(r.Set)},
 		{"stopped", len(r.Stopped) == 0, utcStopped(r.Stopped)},
 		{"tagSetter", r.TagSetter == nil, r.TagSetter},
+		{ColRefused, len(refused) == 0, refused},
 		{"operation", r.Operation == nil, r.Operation},
 		{"cut", len(cut) == 0, cut},
 	} {

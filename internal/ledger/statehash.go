@@ -8,8 +8,8 @@ import (
 )
 
 // StateHash is the hex SHA-256 of what a record of type state or intent says of
-// its object: posture, verdict, plan, attestation, policy, and where one is set the
-// shadow policy's verdict. Two looks that saw and
+// its object: posture, verdict, plan, attestation, policy, where one is set the
+// shadow policy's verdict, and what would be refused. Two looks that saw and
 // concluded the same have the same hash, so that a turn that changed nothing adds
 // no record. The moments of looking and judging, the ETags of what was read and
 // the mode don't count: a version that moved without a fact is no change, and a
@@ -20,6 +20,9 @@ func (r Record) StateHash() (string, error) {
 		"attestation": r.Attestation, "policy": r.Policy, "development": r.Development}
 	if r.Shadow != nil {
 		says["shadow"] = r.Shadow
+	}
+	if len(r.WouldBeRefused) > 0 {
+		says["wouldBeRefused"] = r.WouldBeRefused
 	}
 	raw, err := json.Marshal(says)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cvmguard/internal/attest"
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
@@ -116,5 +117,6 @@ type Loop struct {
 	// ActivityLag is how far the Activity Log may be behind; 0 is DefaultActivityLag.
 	ActivityLag time.Duration
 
-	policyKept atomic.Bool // the policy's text is in storage
+	policyKept atomic.Bool                            // the policy's text is in storage
+	initiative atomic.Pointer[azurepolicy.Initiative] // of the policy in force, once it was made
 }

@@ -174,7 +174,7 @@ func adoptState(r *ledger.Row, rec ledger.Record) {
 			plan = *rec.Plan
 		}
 		r.SetJudgement(*rec.Verdict, plan, rec.At)
-		r.TakeShadow(rec)
+		r.TakeAside(rec)
 	}
 	if rec.Attestation != nil && (r.Attestation == nil || rec.Attestation.NonceIssued.After(r.Attestation.NonceIssued)) {
 		setAttestation(r, rec.Attestation)

@@ -89,7 +89,7 @@ func (l *Loop) settle(ctx context.Context, h *held, m Message, v *view) (ended b
 		if !m.DryRun {
 			r.Braked = braked
 		}
-		r.TakeShadow(rec)
+		r.TakeAside(rec)
 		if v.att != nil {
 			setAttestation(r, v.att)
 		}
@@ -110,7 +110,7 @@ func (l *Loop) stateRecord(h *held, m Message, v *view) ledger.Record {
 		panic(fmt.Sprintf("encoding a posture of plain fields: %v", err)) // cannot happen
 	}
 	return ledger.Record{Type: ledger.TypeState, Chain: h.object.Chain(), Seq: h.row.HeadSeq + 1, Posture: posture, Verdict: &v.verdict, Plan: &v.plan,
-		Attestation: v.att, Shadow: v.shadow, Operation: v.operation, Causes: recordCauses(h.row, m), Policy: l.Policy.Hash, Mode: v.plan.Mode, Development: l.Development}
+		Attestation: v.att, Shadow: v.shadow, WouldBeRefused: v.refused, Operation: v.operation, Causes: recordCauses(h.row, m), Policy: l.Policy.Hash, Mode: v.plan.Mode, Development: l.Development}
 }
 
 // servesAgain says whether an intent that a cut turn recorded, and never sent, is

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
@@ -34,6 +35,7 @@ type view struct {
 	renewed   bool             // another VM of the same name than the one that was judged before
 	braked    map[string]brake // by SendKey: what is held back, filled in by choose
 	shadow    *policy.Verdict  // of the shadow policy, nil where none is set
+	refused   []azurepolicy.Refusal
 }
 
 // view observes, judges and plans. It answers nil when there is nothing to judge
@@ -64,6 +66,9 @@ func (l *Loop) view(ctx context.Context, h *held, m Message) (*view, error) {
 			func(r *ledger.Row) { r.LastError = clip(err.Error()) })
 	}
 	l.judgeShadow(v)
+	if err == nil {
+		err = l.lookAtRefusals(v)
+	}
 	return v, err
 }
 
