@@ -1,6 +1,7 @@
 package azurepolicy
 
 import (
+	"strings"
 	"sync"
 
 	"cvmguard/internal/cvm"
@@ -9,11 +10,13 @@ import (
 // The resource types that definitions are about.
 const (
 	typeVM    = "Microsoft.Compute/virtualMachines"
+	typeSet   = "Microsoft.Compute/virtualMachineScaleSets"
 	typeDisk  = "Microsoft.Compute/disks"
 	typeDES   = "Microsoft.Compute/diskEncryptionSets"
 	typeVault = "Microsoft.KeyVault/vaults"
 	typeHSM   = "Microsoft.KeyVault/managedHSMs"
 	typeKey   = "Microsoft.KeyVault/vaults/keys"
+	typeHKey  = "Microsoft.KeyVault/managedHSMs/keys"
 )
 
 // The aliases that definitions use. All are in the public cloud's list of
@@ -53,6 +56,7 @@ const (
 	vaultSKU   = typeVault + "/sku.name"
 	vaultPurge = typeVault + "/enablePurgeProtection"
 	vaultSoft  = typeVault + "/enableSoftDelete"
+	hsmMode    = typeHSM + "/createMode"
 	hsmPurge   = typeHSM + "/enablePurgeProtection"
 
 	keyType       = typeKey + "/kty"
@@ -84,6 +88,7 @@ var aliases = sync.OnceValue(func() map[string]alias {
 		{name: vmEncryption, path: "properties.storageProfile.osDisk.managedDisk.securityProfile.securityEncryptionType", vm: func(v cvm.VM) string { return v.OSDisk.SecurityEncryptionType }},
 		{name: vmSecureDES, path: "properties.storageProfile.osDisk.managedDisk.securityProfile.diskEncryptionSet.id", vm: func(v cvm.VM) string { return string(v.OSDisk.SecureDES) }},
 		{name: vmSSEDES, path: "properties.storageProfile.osDisk.managedDisk.diskEncryptionSet.id", vm: func(v cvm.VM) string { return string(v.OSDisk.SSEDES) }},
+		{name: setModel, path: setProfile + "storageProfile", vm: func(cvm.VM) string { return "{}" }},
 		// What was read keeps one id, whichever of the three it came from.
 		{name: vmImageID, path: "properties.storageProfile.imageReference.id", vm: func(v cvm.VM) string { return v.Image.ID }},
 		{name: vmImageShared, path: "properties.storageProfile.imageReference.sharedGalleryImageId", vm: func(v cvm.VM) string { return v.Image.ID }},
@@ -122,6 +127,7 @@ var aliases = sync.OnceValue(func() map[string]alias {
 		{name: vaultSKU, path: "properties.sku.name"},
 		{name: vaultPurge, path: "properties.enablePurgeProtection"},
 		{name: vaultSoft, path: "properties.enableSoftDelete"},
+		{name: hsmMode, path: "properties.createMode"},
 		{name: hsmPurge, path: "properties.enablePurgeProtection"},
 		{name: keyType, path: "properties.kty"},
 		{name: keySize, path: "properties.keySize"},
@@ -131,9 +137,48 @@ var aliases = sync.OnceValue(func() map[string]alias {
 		{name: keyExportable, path: "properties.attributes.exportable"},
 		{name: keyExpires, path: "properties.attributes.exp"},
 	}
-	m := make(map[string]alias, len(table))
+	m := make(map[string]alias, 2*len(table))
 	for _, a := range table {
 		m[a.name] = a
+		if name, ok := ofSet(a.name); ok {
+			a.name, a.path = name, setProfile+strings.TrimPrefix(a.path, "properties.")
+			if name == setSize {
+				a.path = "sku.name"
+			}
+			m[name] = a
+		}
+		if name := ofHSM(a.name); name != a.name {
+			a.name = name
+			m[name] = a
+		}
 	}
 	return m
 })
+
+const (
+	setProfile = "properties.virtualMachineProfile."
+	setSize    = typeSet + "/sku.name"
+	setModel   = typeSet + "/virtualMachineProfile.storageProfile"
+)
+
+// ofSet is the alias of a scale set's model that says what a VM's says; ok is false
+// where there is none, the id of a data disk, and for what isn't a VM's.
+func ofSet(name string) (set string, ok bool) {
+	rest, isVM := strings.CutPrefix(name, typeVM+"/")
+	switch {
+	case !isVM || name == vmDataID:
+		return name, false
+	case name == vmSize:
+		return setSize, true
+	}
+	return typeSet + "/virtualMachineProfile." + rest, true
+}
+
+// ofHSM is the alias of a key in a Managed HSM that says what a vault's key's says;
+// any other alias stays as it is.
+func ofHSM(name string) string {
+	if rest, ok := strings.CutPrefix(name, typeKey+"/"); ok {
+		return typeHKey + "/" + rest
+	}
+	return name
+}

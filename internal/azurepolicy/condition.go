@@ -188,6 +188,33 @@ func none(array string, where Condition) Condition {
 	return Condition{Count: &Count{Field: array, Where: &where}, Operator: "less", Operand: 1}
 }
 
+// onFields is a condition with each field renamed.
+func onFields(c Condition, rename func(string) string) Condition {
+	each := func(list []Condition) (out []Condition) {
+		for _, part := range list {
+			out = append(out, onFields(part, rename))
+		}
+		return out
+	}
+	c.AllOf, c.AnyOf = each(c.AllOf), each(c.AnyOf)
+	if c.Not != nil {
+		inner := onFields(*c.Not, rename)
+		c.Not = &inner
+	}
+	if c.Count != nil {
+		count := Count{Field: rename(c.Count.Field)}
+		if c.Count.Where != nil {
+			where := onFields(*c.Count.Where, rename)
+			count.Where = &where
+		}
+		c.Count = &count
+	}
+	if c.Field != "" {
+		c.Field = rename(c.Field)
+	}
+	return c
+}
+
 func parameter(name string) string { return "[parameters('" + name + "')]" }
 
 // literal is a text as a rule's operand: one that begins like an expression is

@@ -34,14 +34,15 @@ type expressed struct {
 type policyOf struct {
 	doc    *policy.Document
 	wanted clause
+	sets   bool // the VMs are a scale set's, and the conditions about its model
 	// judged takes the VMs that rules on all kinds of VM are about: all but ordinary
 	// and Trusted Launch VMs that policy doesn't want as confidential ones.
 	judged clause
 }
 
-func prepare(d *policy.Document) (p policyOf, inexact []string) {
-	p.doc = d
-	p.wanted, inexact = wanted(d.Want)
+func prepare(d *policy.Document, sets bool) (p policyOf, inexact []string) {
+	p.doc, p.sets = d, sets
+	p.wanted, inexact = wanted(d.Want, sets)
 	p.judged = either(when(allOf(present(vmSecurity), notIn(vmSecurity, "", "Standard", "TrustedLaunch"))), p.wanted)
 	return p, inexact
 }
@@ -51,41 +52,66 @@ func on(typ string, parts ...clause) clause {
 	return both(append([]clause{when(equals("type", typ))}, parts...)...)
 }
 
+// onMachines is a condition on VMs, and the same on the models of scale sets, whose
+// VMs Azure makes without asking Azure Policy. A set without a model is left alone:
+// its VMs come one by one.
+func onMachines(p policyOf, parts func(policyOf) []clause) clause {
+	vms := on(typeVM, parts(p)...)
+	p, _ = prepare(p.doc, true)
+	sets := both(append([]clause{when(present(setModel))}, parts(p)...)...)
+	if !sets.never && !sets.always {
+		sets.cond = onFields(sets.cond, func(name string) string { name, _ = ofSet(name); return name })
+	}
+	return either(vms, on(typeSet, sets))
+}
+
 var isCVM = when(equals(vmSecurity, "ConfidentialVM"))
 
 // makers make the definition of a rule. A clause that never holds is no
 // definition: why then says why.
 var makers = map[string]func(policyOf) (c clause, e expressed, why string){
 	"vm-kind": func(p policyOf) (clause, expressed, string) {
-		return on(typeVM, either(
-				both(p.wanted, when(notEquals(vmSecurity, "ConfidentialVM"))),
-				both(p.judged, when(notACVMSize())))),
+		return onMachines(p, func(p policyOf) []clause {
+				return []clause{either(
+					both(p.wanted, when(notEquals(vmSecurity, "ConfidentialVM"))),
+					both(p.judged, when(notACVMSize())))}
+			}),
 			expressed{shows: []string{vmSecurity, vmSize}}, ""
 	},
-	"os-disk-confidential": func(policyOf) (clause, expressed, string) {
-		return on(typeVM, isCVM, when(notIn(vmEncryption, cvm.EncryptDisk, cvm.EncryptNoTPM))),
+	"os-disk-confidential": func(p policyOf) (clause, expressed, string) {
+		return onMachines(p, func(policyOf) []clause {
+				return []clause{isCVM, when(notIn(vmEncryption, cvm.EncryptDisk, cvm.EncryptNoTPM))}
+			}),
 			expressed{shows: []string{vmEncryption}}, ""
 	},
-	"os-disk-customer-key": func(policyOf) (clause, expressed, string) {
-		return on(typeVM, isCVM, when(anyOf(
-				allOf(equals(vmEncryption, cvm.EncryptDisk), absent(vmSecureDES)),
-				allOf(equals(vmEncryption, cvm.EncryptGuestState), present(vmSecureDES)),
-				allOf(present(vmSecureDES), present(vmSSEDES)),
-				allOf(present(vmSecureDES),
-					Condition{Value: anySetAllowed, Operator: "greater", Operand: 0},
-					test(vmSecureDES, "notIn", parameter(paramAllowedSets)))))),
+	"os-disk-customer-key": func(p policyOf) (clause, expressed, string) {
+		return onMachines(p, func(policyOf) []clause {
+				return []clause{isCVM, when(anyOf(
+					allOf(equals(vmEncryption, cvm.EncryptDisk), absent(vmSecureDES)),
+					allOf(equals(vmEncryption, cvm.EncryptGuestState), present(vmSecureDES)),
+					allOf(present(vmSecureDES), present(vmSSEDES)),
+					allOf(present(vmSecureDES),
+						Condition{Value: anySetAllowed, Operator: "greater", Operand: 0},
+						test(vmSecureDES, "notIn", parameter(paramAllowedSets)))))}
+			}),
 			expressed{params: []string{paramAllowedSets}, shows: []string{vmEncryption, vmSecureDES, vmSSEDES},
 				leaves: "Whether the disk encryption set exists is another resource's to say."}, ""
 	},
-	"vtpm-persisted": func(policyOf) (clause, expressed, string) {
-		return on(typeVM, isCVM, when(equals(vmEncryption, cvm.EncryptNoTPM))), expressed{shows: []string{vmEncryption}}, ""
+	"vtpm-persisted": func(p policyOf) (clause, expressed, string) {
+		return onMachines(p, func(policyOf) []clause {
+			return []clause{isCVM, when(equals(vmEncryption, cvm.EncryptNoTPM))}
+		}), expressed{shows: []string{vmEncryption}}, ""
 	},
 	"secure-boot": func(p policyOf) (clause, expressed, string) {
-		return on(typeVM, either(both(isCVM, when(notEquals(vmEncryption, cvm.EncryptNoTPM))), trustedLaunch(p)), when(notEquals(vmSecureBoot, "true"))),
+		return onMachines(p, func(p policyOf) []clause {
+				return []clause{either(both(isCVM, when(notEquals(vmEncryption, cvm.EncryptNoTPM))), trustedLaunch(p)), when(notEquals(vmSecureBoot, "true"))}
+			}),
 			expressed{shows: []string{vmSecurity, vmSecureBoot}}, ""
 	},
 	"vtpm": func(p policyOf) (clause, expressed, string) {
-		return on(typeVM, either(isCVM, trustedLaunch(p)), when(notEquals(vmVTPM, "true"))),
+		return onMachines(p, func(p policyOf) []clause {
+				return []clause{either(isCVM, trustedLaunch(p)), when(notEquals(vmVTPM, "true"))}
+			}),
 			expressed{shows: []string{vmSecurity, vmVTPM}}, ""
 	},
 	"ade-on-os-disk": func(policyOf) (clause, expressed, string) {
@@ -102,7 +128,9 @@ var makers = map[string]func(policyOf) (c clause, e expressed, why string){
 			expressed{shows: []string{diskSecurity, diskAccess}, leaves: leaves}, ""
 	},
 	"encryption-at-host": func(p policyOf) (clause, expressed, string) {
-		return on(typeVM, p.judged, when(notEquals(vmAtHost, "true"))), expressed{shows: []string{vmAtHost}}, ""
+		return onMachines(p, func(p policyOf) []clause {
+			return []clause{p.judged, when(notEquals(vmAtHost, "true"))}
+		}), expressed{shows: []string{vmAtHost}}, ""
 	},
 	"data-disk-customer-key": dataDisks,
 	"des-type": func(policyOf) (clause, expressed, string) {
@@ -125,7 +153,7 @@ var makers = map[string]func(policyOf) (c clause, e expressed, why string){
 	"vault-purge-protection": func(policyOf) (clause, expressed, string) {
 		return either(
 				on(typeVault, when(listed(paramVaults)), newVault, when(notEquals(vaultPurge, "true"))),
-				on(typeHSM, when(listed(paramVaults)), when(notEquals(hsmPurge, "true")))),
+				on(typeHSM, when(listed(paramVaults)), newHSM, when(notEquals(hsmPurge, "true")))),
 			expressed{params: []string{paramVaults}, shows: []string{vaultPurge}, leaves: onlyVaults}, ""
 	},
 	"vault-soft-delete": func(policyOf) (clause, expressed, string) {
@@ -168,12 +196,16 @@ var makers = map[string]func(policyOf) (c clause, e expressed, why string){
 
 const (
 	onlyVaults  = "Which vault holds a key for disks is a disk encryption set's to say: only the vaults that a parameter lists, by default those of the policy's regions, are held to it."
-	onlyKeys    = "A key that is made through its vault's own API is no request to Azure Resource Manager: only keys made by a template are seen, and of those the ones that a parameter lists, by default those of the policy's regions in key vaults."
+	onlyKeys    = "A key that is made through its vault's own API is no request to Azure Resource Manager: only keys made by a template are seen, and of those the ones that a parameter lists, by default those of the policy's regions."
 	onlyRegions = "Only what the policy names for a region is held to it."
 )
 
-// newVault leaves out the recovery of a deleted vault, whose request says nothing.
-var newVault = when(notEquals(vaultMode, "recover"))
+// newVault and newHSM leave out the recovery of what was deleted, whose request says
+// nothing.
+var (
+	newVault = when(notEquals(vaultMode, "recover"))
+	newHSM   = when(notEquals(hsmMode, "recover"))
+)
 
 func listed(param string) Condition { return test("id", "in", parameter(param)) }
 
@@ -181,13 +213,16 @@ func trustedLaunch(p policyOf) clause {
 	return both(when(equals(vmSecurity, "TrustedLaunch")), p.wanted)
 }
 
-// aKey is a condition on the keys that a parameter lists.
+// aKey is a condition on the keys that a parameter lists, in vaults and in Managed
+// HSMs.
 func aKey(conds ...Condition) clause {
 	parts := []clause{when(listed(paramKeys))}
 	for _, c := range conds {
 		parts = append(parts, when(c))
 	}
-	return on(typeKey, parts...)
+	inVault, inHSM := on(typeKey, parts...), both(parts...)
+	inHSM.cond = onFields(inHSM.cond, ofHSM)
+	return either(inVault, on(typeHKey, inHSM))
 }
 
 func keyDefinition(shows string) expressed {
@@ -208,7 +243,13 @@ func (p policyOf) inRegion(id func(policy.Region) string) clause {
 // dataDisks is about two types: a data disk that is made with its VM stands in the
 // VM's request, one that was made before in its own.
 func dataDisks(p policyOf) (clause, expressed, string) {
-	inVM := on(typeVM, p.judged, when(moreThanNone(vmData, allOf(absent(vmDataID), absent(vmDataSSE), absent(vmDataSecurity)))))
+	inVM := onMachines(p, func(p policyOf) []clause {
+		fresh := []Condition{absent(vmDataSSE), absent(vmDataSecurity)}
+		if !p.sets { // a set's model has no disks that were made before
+			fresh = append([]Condition{absent(vmDataID)}, fresh...)
+		}
+		return []clause{p.judged, when(moreThanNone(vmData, allOf(fresh...)))}
+	})
 	e := expressed{shows: []string{diskEncryption, diskSSEDES}}
 	if !p.wanted.always {
 		e.leaves = "As policy doesn't want all VMs and a disk's request doesn't name its VM, only disks that are made with their VM are held to it. Whether the set is an ordinary one is another resource's to say."

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
 	"cvmguard/internal/policy"
 )
@@ -128,8 +127,14 @@ func Export(d *policy.Document, effect string) (Initiative, error) {
 	}
 	i := Initiative{Effect: effect, Definitions: []Definition{}, NotExpressed: []NotExpressed{}}
 	i.Policy.Name, i.Policy.Hash = d.Name, d.Hash
-	p, inexact := prepare(d)
+	p, inexact := prepare(d, false)
 	i.Inexact = append([]string{}, inexact...)
+	_, ofSets := prepare(d, true)
+	for _, line := range ofSets {
+		if !slices.Contains(inexact, line) {
+			i.Inexact = append(i.Inexact, "scale sets: "+line)
+		}
+	}
 	params := setParameters(d, effect)
 	used := map[string]bool{paramEffect: true, paramExcept: true}
 	refs := []Reference{}
@@ -223,7 +228,7 @@ func setParameters(d *policy.Document, effect string) map[string]Parameter {
 		}
 		if r.Vault != "" {
 			vaults = append(vaults, r.Vault)
-			if r.Key != "" && !cvm.VaultID(r.Vault).IsHSM() {
+			if r.Key != "" {
 				keys = append(keys, r.Vault+"/keys/"+r.Key)
 			}
 		}
@@ -238,7 +243,7 @@ func setParameters(d *policy.Document, effect string) map[string]Parameter {
 			"ARM ids; none means any set. Policy itself takes any set that passes its rules."+namesFor(sets), []string{}),
 		paramSets:   make1("Array", "Disk encryption sets for confidential OS disks", "ARM ids of the sets that must be of the confidential type.", sets),
 		paramVaults: make1("Array", "Vaults that hold keys for disks", "ARM ids of key vaults and Managed HSMs.", vaults),
-		paramKeys:   make1("Array", "Keys for disks", "ARM ids of keys in key vaults.", keys),
+		paramKeys:   make1("Array", "Keys for disks", "ARM ids of keys in key vaults and Managed HSMs.", keys),
 		paramBits:   make1("Integer", "Smallest RSA key", "Bits of the modulus.", max(d.Rules["key-size"].MinBits, 2048)),
 	}
 }

@@ -102,7 +102,7 @@ func TestAzureTakesTheShape(t *testing.T) {
 				t.Errorf("%s: %s: display name %d, description %d", what, def.Name, len(p.DisplayName), len(p.Description))
 			case p.Mode != "Indexed" && p.Mode != "All":
 				t.Errorf("%s: %s: mode %q", what, def.Name, p.Mode)
-			case p.Mode == "Indexed" && strings.Contains(string(text), typeKey):
+			case p.Mode == "Indexed" && (strings.Contains(string(text), typeKey) || strings.Contains(string(text), typeHKey)):
 				t.Errorf("%s: %s: keys have no tags, so mode Indexed never sees them", what, def.Name)
 			case len(p.Parameters) > 20 || conditions(p.PolicyRule.If) > 512 || len(p.Metadata.Leaves) > 1024 || len(text) > 1<<20:
 				t.Errorf("%s: %s is beyond a limit", what, def.Name)
@@ -275,6 +275,10 @@ func TestWhatPolicyNamesIsHeldTo(t *testing.T) {
 		{"a short, disabled one", kvID + "/keys/os-key", key(short), "key-enabled key-size"},
 		{"one that says little", kvID + "/keys/os-key", key(unsaid), "key-expiry key-size"},
 		{"another key", kvID + "/keys/app-key", key(bad), ""},
+		{"a good key in an HSM", hsm + "/keys/os-key", key(good), ""},
+		{"a bad one in it", hsm + "/keys/os-key", key(bad), "key-exportable key-hsm key-ops"},
+		{"another key in it", hsm + "/keys/app-key", key(bad), ""},
+		{"an HSM that is recovered", hsm, map[string]any{"location": "westeurope", "properties": map[string]any{"createMode": "recover"}}, ""},
 	} {
 		var got []string
 		for rule := range hits(t, i, resource(t, tt.id, tt.body)) {

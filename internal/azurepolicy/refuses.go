@@ -79,6 +79,12 @@ func (d Definition) why(r Resource) string {
 	own := typeOf(r.id()) + "/"
 	var shown []string
 	for _, field := range d.shows {
+		switch {
+		case strings.EqualFold(own, typeSet+"/"):
+			field, _ = ofSet(field)
+		case strings.EqualFold(own, typeHKey+"/"):
+			field = ofHSM(field)
+		}
 		short, ofType := strings.CutPrefix(strings.ToLower(field), strings.ToLower(own))
 		if strings.HasPrefix(field, "Microsoft.") && !ofType {
 			continue

@@ -29,8 +29,11 @@ func TestRefuses(t *testing.T) {
 		{"what is only audited", func(v *cvm.VM) { v.SecureBoot = cvm.False }, unread, ""},
 		{"what is quarantined", func(v *cvm.VM) { v.VTPM = cvm.False }, unread, "vtpm"},
 		{"its disk", func(*cvm.VM) {}, exportable, "ade-on-os-disk disk-export"},
-		{"an instance of a uniform scale set", func(v *cvm.VM) {
+		{"an instance of a uniform scale set, by its model", func(v *cvm.VM) {
 			v.ID, v.SecurityType = cvm.VMID(armRoot+"Microsoft.Compute/virtualMachineScaleSets/s/virtualMachines/0"), ""
+		}, unread, "vm-kind"},
+		{"a good instance", func(v *cvm.VM) {
+			v.ID = cvm.VMID(armRoot + "Microsoft.Compute/virtualMachineScaleSets/s/virtualMachines/0")
 		}, unread, ""},
 	} {
 		vm := good

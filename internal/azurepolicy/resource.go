@@ -166,8 +166,15 @@ func walk(tree map[string]any, path string) (any, bool) {
 	return at, true
 }
 
-// OfVM is a VM that was read.
-func OfVM(vm cvm.VM) Resource { return typed{armID: string(vm.ID), vm: &vm} }
+// OfVM is a VM that was read. The instance of a uniform scale set stands for its
+// set: that is what was asked for.
+func OfVM(vm cvm.VM) Resource {
+	id := string(vm.ID)
+	if set, _, ok := vm.ID.Instance(); ok {
+		id = set
+	}
+	return typed{armID: id, vm: &vm}
+}
 
 // OfDisk is a managed disk that was read.
 func OfDisk(d cvm.Disk) Resource { return typed{armID: string(d.ID), disk: &d} }
@@ -221,7 +228,7 @@ func (t typed) field(name string) (any, bool, error) {
 }
 
 func (t typed) elements(array string) ([]Resource, error) {
-	if array != vmData || t.vm == nil {
+	if set, _ := ofSet(vmData); array != vmData && array != set || t.vm == nil {
 		return nil, nil
 	}
 	var out []Resource

@@ -138,7 +138,7 @@ func requests(t *testing.T, e truth.Estate, p cvm.Posture) (out []Resource) {
 		return out
 	}
 	add(e.Get("/vault"))
-	if p.Key.Known && !p.Vault.Value.HSM {
+	if p.Key.Known {
 		out = append(out, resource(t, p.Vault.Value.ID+"/keys/"+p.Key.Value.ID.KeyName(), keyRequest(p.Key.Value)))
 	}
 	return out
@@ -185,8 +185,8 @@ func beyond(rule string, p cvm.Posture) func(code string) bool {
 		case "key-expiry":
 			return code != "key-no-expiry"
 		}
-		if strings.HasPrefix(rule, "key-") { // keys of a Managed HSM aren't in the list
-			return p.Vault.Value.HSM || !p.Vault.Known || !p.DES.Known
+		if strings.HasPrefix(rule, "key-") {
+			return !p.Vault.Known || !p.DES.Known
 		}
 		// Nothing is named for a region where a part of the key path isn't known.
 		return (rule == "des-type" || rule == "des-region" || strings.HasPrefix(rule, "vault-")) && !p.Vault.Known

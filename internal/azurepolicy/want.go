@@ -68,10 +68,10 @@ func inverse(c clause) clause {
 // said, the condition takes fewer VMs than the clause, never more: an include
 // selector with such a part is left out, and an exclude selector loses the part.
 // Each is listed in inexact.
-func wanted(w policy.Want) (c clause, inexact []string) {
+func wanted(w policy.Want, sets bool) (c clause, inexact []string) {
 	include := make([]clause, 0, len(w.Include))
 	for i, s := range w.Include {
-		taken, bad := takes(s)
+		taken, bad := takes(s, sets)
 		if len(bad) > 0 {
 			inexact = append(inexact, fmt.Sprintf("want.include[%d] is left out, so that VMs which it alone wants aren't held to: %s", i, strings.Join(bad, "; ")))
 			continue
@@ -80,7 +80,7 @@ func wanted(w policy.Want) (c clause, inexact []string) {
 	}
 	exclude := make([]clause, 0, len(w.Exclude))
 	for i, s := range w.Exclude {
-		taken, bad := takes(s)
+		taken, bad := takes(s, sets)
 		if len(bad) > 0 {
 			inexact = append(inexact, fmt.Sprintf("want.exclude[%d] takes more VMs out than the policy does: %s", i, strings.Join(bad, "; ")))
 		}
@@ -94,8 +94,9 @@ func wanted(w policy.Want) (c clause, inexact []string) {
 }
 
 // takes is a selector. bad names the parts that can't be said; they are left out
-// of the condition, which then takes more.
-func takes(s policy.Selector) (c clause, bad []string) {
+// of the condition, which then takes more. The model of a scale set doesn't say what
+// its VMs will be called.
+func takes(s policy.Selector, sets bool) (c clause, bad []string) {
 	var parts []clause
 	add := func(what, pattern string, part clause, ok bool) {
 		if !ok {
@@ -110,7 +111,11 @@ func takes(s policy.Selector) (c clause, bad []string) {
 			add(what, pattern, part, ok)
 		}
 	}
-	simple("name", s.Name, Condition{Field: "name"})
+	if sets && strings.Trim(s.Name, "*") != "" {
+		bad = append(bad, fmt.Sprintf("name %q is about names that a set gives its VMs later", s.Name))
+	} else {
+		simple("name", s.Name, Condition{Field: "name"})
+	}
 	simple("resourceGroup", s.ResourceGroup, Condition{Value: groupName})
 	simple("size", s.Size, Condition{Field: vmSize})
 	if s.Image != "" {

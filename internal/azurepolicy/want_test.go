@@ -50,7 +50,7 @@ func TestWantIsNeverWider(t *testing.T) {
 		if rapid.Bool().Draw(t, "has tag") {
 			vm.Tags = map[string]string{"t": value.Draw(t, "tag value")}
 		}
-		c, inexact := wanted(w)
+		c, inexact := wanted(w, false)
 		want := w.Wants(vm)
 		for _, r := range []Resource{OfVM(vm), mustResource(t, string(vm.ID), vmBody(vm))} {
 			got := c.always
@@ -81,7 +81,7 @@ func mustResource(t *rapid.T, id string, body []byte) Resource {
 func TestWantThatCantBeSaidIsListed(t *testing.T) {
 	d := document(t, `want: {include: [{name: "a*b*c"}, {name: ok-*}], exclude: [{name: "?x", size: Standard_D*}]}`)
 	i := export(t, d)
-	if len(i.Inexact) != 2 || !strings.Contains(i.Inexact[0], `want.include[0] is left out`) || !strings.Contains(i.Inexact[1], `want.exclude[0] takes more VMs out`) {
+	if len(i.Inexact) != 5 || !strings.Contains(i.Inexact[3], `scale sets: want.include[1] is left out`) || !strings.Contains(i.Inexact[3], `name "ok-*" is about names that a set gives its VMs later`) || !strings.Contains(i.Inexact[0], `want.include[0] is left out`) || !strings.Contains(i.Inexact[1], `want.exclude[0] takes more VMs out`) {
 		t.Errorf("%q", i.Inexact)
 	}
 	for name, want := range map[string]bool{"ok-1": true, "aXbXc": false} {
@@ -114,7 +114,7 @@ func TestPatterns(t *testing.T) {
 		"*:windowsserver:*", "Standard_DC*", "*as_v5", "*4*", "standard_d4s_v5", "ab*b", "abb*", "canon*cvm", "pay-*", "pay-?", "a*b*c", "a:b", "a:b:c:d", "::", "cvm"} {
 		for _, s := range []policy.Selector{{Image: pattern}, {Size: pattern}, {Name: pattern}, {ResourceGroup: pattern}} {
 			w := policy.Want{Include: []policy.Selector{s}}
-			c, inexact := wanted(w)
+			c, inexact := wanted(w, false)
 			if len(inexact) == 0 {
 				said++
 			}
