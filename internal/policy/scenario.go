@@ -45,6 +45,7 @@ type Given struct {
 type VMFacts struct {
 	Attestation       string `json:"attestation"` // pass, fail, not-collected; "" where nobody has asked the guest
 	AttestationReason string `json:"attestationReason"`
+	FDE               string `json:"fde"` // what the guest says of its root: sealed, plain, …; "" where that isn't known
 	Rights            *struct {
 		DESIdentity  []string `json:"desIdentity"`
 		Orchestrator []string `json:"orchestrator"`
@@ -126,6 +127,14 @@ func (t *tree) meaningOfScenario() {
 	}
 	if given, ok := root["given"].(map[string]any); ok && len(given) > 0 && given["dir"] == nil && given["files"] == nil && given["bodies"] == nil {
 		t.at([]string{"given"}, true, "no body is given: name a dir or files, or write bodies")
+	}
+	given, _ := root["given"].(map[string]any)
+	vms, _ := given["vms"].(map[string]any)
+	for name, v := range vms {
+		facts, _ := v.(map[string]any)
+		if proof := facts["attestation"]; facts["fde"] != nil && (proof == nil || proof == "not-collected") {
+			t.at([]string{"given", "vms", name, "fde"}, false, "the guest's word comes with its evidence; write attestation: pass or fail beside it")
+		}
 	}
 	list, _ := root["expect"].([]any)
 	for i, e := range list {

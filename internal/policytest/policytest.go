@@ -284,6 +284,25 @@ func judge(ctx context.Context, e *estate.Estate, id cvm.VMID, f policy.VMFacts,
 	return v, remedy.ForVM(p, v, doc), nil
 }
 
+// claims are what a guest says whose root is sealed, or whose root has one fault.
+func claims(fde string) cvm.GuestClaims {
+	c := cvm.GuestClaims{CloudInit: "done", RootEncrypted: cvm.True, UbuntuFDE: cvm.True, ClearKey: cvm.False, KeyFile: cvm.False,
+		ResizeSlot: cvm.False, Keyslots: 1, SRKTemplate: cvm.False, SealedKey: cvm.True, BootFiles: cvm.True}
+	switch fde {
+	case "plain":
+		c.RootEncrypted, c.SealedKey = cvm.False, cvm.False
+	case "key-in-clear":
+		c.ClearKey = cvm.True
+	case "slot-left":
+		c.ResizeSlot = cvm.True
+	case "reseal-pending":
+		c.Unsealed = []string{"kernel.efi"}
+	case "first-boot":
+		c.CloudInit, c.ResizeSlot, c.KeyFile = "running", cvm.True, cvm.True
+	}
+	return c
+}
+
 // add gives the posture what no body shows.
 func add(p *cvm.Posture, f policy.VMFacts, doc *policy.Document, at time.Time) {
 	if f.Attestation != "" {
@@ -300,7 +319,12 @@ func add(p *cvm.Posture, f policy.VMFacts, doc *policy.Document, at time.Time) {
 			}
 			fallthrough
 		default:
-			p.Attestation = cvm.Known(cvm.Attestation{MAA: outcome, Evidence: outcome, NonceIssued: at, JudgedAt: at})
+			a := cvm.Attestation{MAA: outcome, Evidence: outcome, NonceIssued: at, JudgedAt: at}
+			if f.FDE != "" {
+				p.Claims = cvm.Known(claims(f.FDE))
+				a.PCRs = map[string]string{"12": cvm.PCR12Fenced}
+			}
+			p.Attestation = cvm.Known(a)
 		}
 	}
 	if r := f.Rights; r != nil {

@@ -158,6 +158,45 @@ expect:
 	}
 }
 
+// What the guest says of its root makes each of the rules on it pass, or fail.
+func TestTheGuestsWord(t *testing.T) {
+	scenario := head + `policy: |
+  schemaVersion: 1
+  name: the disk alone
+  rules: {secure-boot: off, guest-attestation-extension: off}
+given:
+  dir: estate
+  vms:
+    vm-web: {attestation: ATTESTATION, fde: FDE}
+expect:
+  - verdict: VERDICT
+    only: true
+    findings: [FINDINGS]
+`
+	for fde, c := range map[string]struct{ verdict, findings string }{
+		"sealed":         {"compliant", "{rule: fde-active, state: pass}, {rule: reseal-pending, state: pass}"},
+		"plain":          {"non-compliant", "{rule: fde-active, reason: fde-not-active}"},
+		"key-in-clear":   {"non-compliant", "{rule: fde-key-in-clear, state: fail, reason: fde-key-in-clear}"},
+		"slot-left":      {"non-compliant", "{rule: fde-slot-left, state: fail, reason: fde-slot-left}"},
+		"reseal-pending": {"non-compliant", "{rule: reseal-pending, state: fail}"},
+		"first-boot":     {"unknown", "{rule: fde-active, state: unknown, reason: fde-provisioning}, {rule: fde-key-in-clear, reason: fde-provisioning}, {rule: fde-slot-left, reason: fde-provisioning}"},
+	} {
+		text := strings.NewReplacer("ATTESTATION", "pass", "FDE", fde, "VERDICT", c.verdict, "FINDINGS", c.findings).Replace(scenario)
+		_, diffs, err := one(t.Context(), filepath.Join("..", "..", "docs", "policy-tests"), []byte(text), nil)
+		if err != nil || len(diffs) > 0 {
+			t.Errorf("%s: %+v, %v", fde, diffs, err)
+		}
+	}
+	for text, want := range map[string]string{
+		strings.NewReplacer("ATTESTATION", "not-collected", "FDE", "sealed", "VERDICT", "unknown", "FINDINGS", "").Replace(scenario): "10:47: given.vms.vm-web.fde: the guest's word comes with its evidence",
+		strings.NewReplacer("ATTESTATION", "pass", "FDE", "seald", "VERDICT", "unknown", "FINDINGS", "").Replace(scenario):           `did you mean "sealed"?`,
+	} {
+		if _, _, err := one(t.Context(), t.TempDir(), []byte(text), nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 func TestCompare(t *testing.T) {
 	v := policy.Verdict{Value: policy.Unknown, Findings: []policy.Finding{{Rule: "a", State: cvm.Pass}, {Rule: "b", State: cvm.Fail, Reason: "x"}, {Rule: "b", State: cvm.UnknownState, Reason: "y"}, {Rule: "c", State: cvm.Exempt, Reason: "z"}}}
 	plan := remedy.Plan{Steps: []remedy.Step{{Kind: "one", State: remedy.Planned}, {Kind: "two", State: remedy.Advised}, {Kind: "three", State: remedy.Planned}}}
