@@ -328,6 +328,9 @@ var reasons = map[string]NotExpressed{
 	"region-des-ready":    {Kind: OtherResource, Why: "A definition is about a resource that is asked for; it can't ask for one that is missing."},
 	"region-rights-ready": {Kind: OtherResource, Why: "Rights are role assignments or access policies."},
 
+	"exemptions":  {Kind: OtherResource, Why: "Who set an exemption's tag the Activity Log says, and what it may say cvmguard's policy."},
+	"enforcement": {Kind: Afterwards, Why: "That a value was changed back again and again shows over time."},
+
 	"image-tee":     {Kind: NotSayable, Why: "It rests on cvmguard's table of images and sizes, whose patterns need more than one wildcard."},
 	"image-support": {Kind: Afterwards, Why: "A release leaves support while the VM lives; the dates are in cvmguard's table of images."},
 }
