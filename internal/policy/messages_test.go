@@ -44,6 +44,8 @@ func TestWhatAFaultTells(t *testing.T) {
 		{"nothing there", "mode: observe\n", []string{"1:1: schemaVersion, name are missing"}},
 		{"a rule like none", head + "rules: {zzzzzz: audit}\n", []string{`3:9: rules.zzzzzz: there is no rule "zzzzzz"; cvmguard policy show lists the rules`}},
 		{"another rule's option", head + "rules: {vtpm: {effect: audit, minBits: 2048}}\n", []string{`3:31: rules.vtpm.minBits: there is no member "minBits"; there are effect`}},
+		{"a rule at the top", head + "secure-boot: audit\n", []string{`3:1: secure-boot: there is no member "secure-boot"; it is a rule, and stands under rules`}},
+		{"no list", head + "authorities: https://mine.weu.attest.azure.net\n", []string{"3:14: authorities: it is a string where an array belongs; write a list: [a, b], or a line that begins with - for each"}},
 		{"a long effect", head + "rules: {vtpm: " + strings.Repeat("é", 60) + "}\n", []string{`3:15: rules.vtpm: "` + strings.Repeat("é", 38) + `…" is not one of off, audit, enforce, quarantine`}},
 		{"a selector of nothing", head + "want: {include: [{}]}\n", []string{"3:18: want.include.0: it needs at least 1 member of image, name, resourceGroup, size, tag"}},
 		{"a bare duration", head + "rules: {key-expiry: {near: 30}}\n", []string{`3:28: rules.key-expiry.near: it is a number where a string belongs, such as "30d"`}},

@@ -143,6 +143,8 @@ func (w *walk) check(s shape, v any, path []string) {
 		hint := example(s, ", such as ")
 		if got == "string" && slices.Contains(s.Type, "object") {
 			hint = "; write name: value, with a space after the colon"
+		} else if slices.Contains(s.Type, "array") && got != "null" {
+			hint = "; write a list: [a, b], or a line that begins with - for each"
 		}
 		w.say(path, false, "it is %s where %s belongs%s", article(got), article(strings.Join(s.Type, " or ")), hint)
 		return
@@ -259,6 +261,8 @@ func (w *walk) members(s shape, v map[string]any, path []string) {
 				if what = "rule"; near == "" {
 					near = "; cvmguard policy show lists the rules"
 				}
+			case len(path) == 0 && isRule(name):
+				near = "; it is a rule, and stands under rules"
 			case near == "":
 				near = choice("; there are ", s.Properties)
 			}
@@ -268,6 +272,8 @@ func (w *walk) members(s shape, v map[string]any, path []string) {
 		}
 	}
 }
+
+func isRule(name string) bool { _, ok := RuleByID(name); return ok }
 
 // example is a schema's first, after a word of the caller's.
 func example(s shape, after string) string {
