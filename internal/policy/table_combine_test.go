@@ -14,8 +14,8 @@ import (
 // what both say. The parts are what a VM is and how its disks are, its set, its key,
 // vault and rights, its data disks, and the guest.
 
-// choice is a case as one choice of a combination.
-type choice struct {
+// laidCase is a case as one part of a combination.
+type laidCase struct {
 	tabled
 	section int
 	at      []string             // what it changes, JSON pointers
@@ -23,7 +23,7 @@ type choice struct {
 	states  map[string]cvm.State // rule -> its state where it has one only
 }
 
-func choices(t *testing.T) (out []choice) {
+func laidCases(t *testing.T) (out []laidCase) {
 	t.Helper()
 	table, err := truth.Load()
 	if err != nil {
@@ -40,7 +40,7 @@ func choices(t *testing.T) (out []choice) {
 			continue
 		}
 		v := Judge(c.parts.Posture(), c.doc, c.At)
-		ch := choice{tabled: c, section: section[c.Row], at: c.changed(t), says: spoken(v.Findings), states: map[string]cvm.State{}}
+		ch := laidCase{tabled: c, section: section[c.Row], at: c.changed(t), says: spoken(v.Findings), states: map[string]cvm.State{}}
 		for _, f := range v.Findings {
 			ch.states[f.Rule] = f.State
 		}
@@ -76,7 +76,7 @@ var cuts = map[string]string{
 }
 
 // cut says whether a case is of such a row, or of what wasn't read.
-func (c choice) cut() bool {
+func (c laidCase) cut() bool {
 	if cuts[c.Row] != "" {
 		return true
 	}
@@ -98,7 +98,7 @@ var apart = []struct{ a, b, why string }{
 	{"for a size that isn't known", "focal", "the image is for one TEE alone"},
 }
 
-func together(list []choice) bool {
+func together(list []laidCase) bool {
 	for i, a := range list {
 		for _, b := range list[i+1:] {
 			if overlap(a.at, b.at) || slices.ContainsFunc(apart, func(x struct{ a, b, why string }) bool {
@@ -113,11 +113,11 @@ func together(list []choice) bool {
 
 // union is what several cases say together: all that each says, but for rules that
 // in one of them don't apply.
-func union(list []choice) (want []string) {
+func union(list []laidCase) (want []string) {
 	for _, c := range list {
 		for _, l := range c.says {
 			rule, _, _ := strings.Cut(l, ":")
-			silent := slices.ContainsFunc(list, func(o choice) bool { return o.states[rule] == cvm.NotApplicable })
+			silent := slices.ContainsFunc(list, func(o laidCase) bool { return o.states[rule] == cvm.NotApplicable })
 			if !silent && !slices.Contains(want, l) {
 				want = append(want, l)
 			}
@@ -129,7 +129,7 @@ func union(list []choice) (want []string) {
 
 // laid lays cases over each other and holds the judge to their union. It says
 // whether they go together at all.
-func laid(t *testing.T, list []choice) bool {
+func laid(t *testing.T, list []laidCase) bool {
 	t.Helper()
 	if !together(list) {
 		return false
@@ -175,7 +175,7 @@ func laid(t *testing.T, list []choice) bool {
 }
 
 // unionAll is union with rules that don't apply in one of them.
-func unionAll(list []choice) (all []string) {
+func unionAll(list []laidCase) (all []string) {
 	for _, c := range list {
 		for _, l := range c.says {
 			if !slices.Contains(all, l) {
@@ -187,8 +187,8 @@ func unionAll(list []choice) (all []string) {
 }
 
 func TestCombinationsSayWhatAllSay(t *testing.T) {
-	var parts [][]choice
-	all := choices(t)
+	var parts [][]laidCase
+	all := laidCases(t)
 	for _, c := range all {
 		for len(parts) <= c.section {
 			parts = append(parts, nil)
@@ -198,7 +198,7 @@ func TestCombinationsSayWhatAllSay(t *testing.T) {
 		}
 	}
 	var first []tabled
-	byName := map[string]choice{}
+	byName := map[string]laidCase{}
 	for _, part := range parts {
 		for _, c := range part {
 			first = append(first, c.tabled)
@@ -210,7 +210,7 @@ func TestCombinationsSayWhatAllSay(t *testing.T) {
 		one := byName[a.String()]
 		for _, other := range parts[one.section+1:] {
 			for _, b := range other {
-				if laid(t, []choice{one, b}) {
+				if laid(t, []laidCase{one, b}) {
 					n++
 				}
 			}
@@ -220,7 +220,7 @@ func TestCombinationsSayWhatAllSay(t *testing.T) {
 	// One of each part, drawn by a fixed seed.
 	draw, more := rand.New(rand.NewPCG(5, 83)), 0
 	for range 6000 {
-		var list []choice
+		var list []laidCase
 		for _, p := range parts {
 			list = append(list, p[draw.IntN(len(p))])
 		}
