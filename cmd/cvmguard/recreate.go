@@ -130,12 +130,8 @@ func writePlan(dir, bicep string, commands []string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("making %q: %w", dir, err)
 	}
-	script := "#!/bin/sh\nset -eu\n"
-	for _, l := range commands {
-		script += l + "\n"
-	}
 	var bad error
-	for name, text := range map[string]string{"recreate.sh": script, "recreate.bicep": bicep} {
+	for name, text := range map[string]string{"recreate.sh": remedy.RecreationScript(commands), "recreate.bicep": bicep} {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			bad = errors.Join(bad, fmt.Errorf("writing the plan: %w; name a folder without such a file", err))

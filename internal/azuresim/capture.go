@@ -15,7 +15,7 @@ func (s *Sim) PutResource(body map[string]any) error {
 	b := copyOf(body)
 	id, typ := str(b, "id"), str(b, "type")
 	known := ""
-	for _, t := range []string{typeVM, typeVMSSVM, typeExtension, typeRun, typeDisk, typeDES, typeVault, typeHSM} {
+	for _, t := range []string{typeVM, typeVMSSVM, typeExtension, typeRun, typeDisk, typeDES, typeVault, typeHSM, typeNIC} {
 		if strings.EqualFold(t, typ) {
 			known = t
 		}

@@ -66,6 +66,11 @@ var armRoutes = map[string]armRoute{
 	"GET microsoft.authorization/roledefinitions":   {"Microsoft.Authorization/roleDefinitions/read", false, (*exchange).listRoleDefinitions},
 	"GET microsoft.authorization/roledefinitions/*": {"Microsoft.Authorization/roleDefinitions/read", false, (*exchange).getRoleDefinition},
 
+	"GET microsoft.authorization/locks":       {"Microsoft.Authorization/locks/read", false, (*exchange).listLocks},
+	"GET microsoft.authorization/permissions": {"Microsoft.Authorization/permissions/read", false, (*exchange).listPermissions},
+
+	"GET microsoft.network/networkinterfaces/*": {typeNIC + "/read", false, getOf(typeNIC)},
+
 	"GET microsoft.insights/eventtypes/*/values": {"Microsoft.Insights/eventtypes/values/read", false, (*exchange).listActivity},
 
 	"POST microsoft.resourcegraph/resources": {"Microsoft.ResourceGraph/resources/read", false, (*exchange).queryGraph},

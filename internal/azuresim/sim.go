@@ -72,6 +72,7 @@ type Sim struct {
 	knobs      Knobs
 	faults     []*fault
 	denied     []denial
+	locks      []lock
 	buckets    map[string]*bucket
 	exhausted  map[string]string // folded vmSize@location -> error code
 	calls      []Call

@@ -237,7 +237,7 @@ func (x *exchange) deleteVM(p armPath) {
 		x.reply(http.StatusNoContent, nil)
 		return
 	}
-	if x.held(r) {
+	if x.held(r) || x.locked(r) {
 		return
 	}
 	state, power := str(r.body, "properties", "provisioningState"), r.vm.power
@@ -259,6 +259,7 @@ func (s *Sim) deleteNow(r *resource) {
 		}
 	}
 	s.remove(r.key)
+	s.releaseInterfaces(r)
 	disks := append(list(r.props(), "storageProfile", "dataDisks"), toObject(at(r.props(), "storageProfile", "osDisk")))
 	for _, d := range disks {
 		disk := s.get(str(d, "managedDisk", "id"), typeDisk)

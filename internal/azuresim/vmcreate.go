@@ -22,7 +22,7 @@ func (x *exchange) putVM(p armPath) {
 		}
 		return
 	}
-	if x.refuseCreation(body) {
+	if x.refuseCreation(body) || x.refuseInterfaces(body) {
 		return
 	}
 	// What Azure fills in.
@@ -40,6 +40,7 @@ func (x *exchange) putVM(p armPath) {
 	r.touch()
 	osDisk := x.s.osDiskFor(r, os)
 	x.s.attachData(r)
+	x.s.addInterfaces(r)
 	x.header.Set("ETag", str(r.body, "etag"))
 	x.reply(http.StatusCreated, x.shown(r))
 	x.begin(&operation{

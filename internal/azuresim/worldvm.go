@@ -169,6 +169,7 @@ func (s *Sim) addVM(v VMSpec) (string, error) {
 		put(d.body, orElse(v.DiskVersion, "V1"), "properties", "securityProfile", "confidentialVMVersion")
 	}
 	s.addDataDisks(r, v.DataDisks)
+	s.addInterfaces(r)
 	for _, e := range v.Extensions {
 		if err := s.addExtension(r, e); err != nil {
 			return "", err

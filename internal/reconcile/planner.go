@@ -184,7 +184,19 @@ func (l *Loop) planBack(ctx context.Context, hash, by string) (remedy.Operation,
 			return remedy.Operation{}, err
 		}
 	}
-	return remedy.PlanRecreationBack(op, current, body, l.Policy, l.Now(), by)
+	var disk cvm.Fact[cvm.Disk]
+	if source := remedy.OldOSDisk(op); source != "" {
+		d, err := l.Planning.Disk(ctx, source)
+		switch {
+		case err == nil:
+			disk = cvm.Known(d)
+		case fault.Is(err, fault.NotFound):
+			disk = cvm.NotThere[cvm.Disk]()
+		default:
+			return remedy.Operation{}, err
+		}
+	}
+	return remedy.PlanRecreationBack(op, current, body, disk, l.Policy, l.Now(), by)
 }
 
 // doneStep is the outcome record of a step that was done, named by itself or by its

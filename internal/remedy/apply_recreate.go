@@ -16,6 +16,9 @@ type RecreationReader interface {
 	RotationReader
 	// VMBody is the VM as ARM shows it, its extensions in `resources`.
 	VMBody(ctx context.Context, id cvm.VMID) ([]byte, error)
+	NetworkInterface(ctx context.Context, id string) (NetworkInterface, error)
+	// Locks are those that hold at a VM, whatever scope they were set on.
+	Locks(ctx context.Context, id cvm.VMID) ([]Lock, error)
 }
 
 // Recreator is what an Azure may offer beside: to delete a VM and create one.
@@ -30,6 +33,8 @@ type Recreator interface {
 	// BeginVMDelete deletes a VM; its disks and interfaces go or stay by their
 	// deleteOption.
 	BeginVMDelete(ctx context.Context, id cvm.VMID) (Progress, error)
+	// Lacking is which of the actions the caller itself may not take on a scope.
+	Lacking(ctx context.Context, scope string, actions []string) ([]string, error)
 }
 
 // ReadRecreation reads what PlanRecreation judges by. What can't be read is a fact
@@ -37,6 +42,9 @@ type Recreator interface {
 // VM's verdict.
 func ReadRecreation(ctx context.Context, az RecreationReader, id cvm.VMID, o RecreationOptions, v policy.Verdict, d *policy.Document, now time.Time) (RecreationInput, error) {
 	in := RecreationInput{Options: o, Verdict: v, Policy: d, Now: now}
+	if err := o.check(); err != nil {
+		return in, err
+	}
 	var err error
 	if in.VM, err = az.VM(ctx, id); err != nil {
 		return in, fmt.Errorf("reading the VM: %w", err)
@@ -55,6 +63,9 @@ func ReadRecreation(ctx context.Context, az RecreationReader, id cvm.VMID, o Rec
 			return in, err
 		}
 		in.Data = append(in.Data, f)
+	}
+	if in.Around, err = readSurroundings(ctx, az, id, in.Body); err != nil {
+		return in, err
 	}
 	var out doubts
 	c := in.choose(&out)
@@ -129,6 +140,20 @@ func (a *AzureApplier) planStands(ctx context.Context, az Recreator, s Step) (st
 	next.vm.Size, next.vm.SecurityType = s.Args[argSize], "ConfidentialVM"
 	next.vm.OSDisk = cvm.OSDiskRef{ID: vm.OSDisk.ID, SecurityEncryptionType: cvm.EncryptDisk, SecureDES: cvm.DESID(s.Args[argDES])}
 	out.list = next.doubts(a.Policy, a.Now())
+	body, err := az.VMBody(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	around, err := readSurroundings(ctx, az, id, body)
+	if err != nil {
+		return "", err
+	}
+	around.doubts(&out)
+	lack, err := lacking(ctx, az, id, body)
+	if err != nil {
+		return "", err
+	}
+	out.list = append(out.list, lack...)
 	sized := vm
 	sized.Size = s.Args[argSize]
 	if err := a.sizeDoubts(ctx, sized, &out); err != nil {

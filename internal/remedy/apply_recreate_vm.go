@@ -45,6 +45,17 @@ func (a *AzureApplier) lookDeleteVM(ctx context.Context, s Step, _ Secrets) (Pro
 	case !ok:
 		return refuse(s, "a disk or network interface would be deleted with the VM: somebody has set its deleteOption back; stop the operation and plan again"), nil
 	}
+	if source := cvm.DiskID(s.Args[argSource]); source != "" { // of the way back
+		disk, err := az.Disk(ctx, source)
+		switch {
+		case fault.Is(err, fault.NotFound):
+			return refuse(s, "the old OS disk %s is gone: there is nothing to go back to; stop the operation and start the VM", source), nil
+		case err != nil:
+			return Progress{}, err
+		case disk.ManagedBy != "":
+			return refuse(s, "the old OS disk %s is attached to %s; detach it there", source, disk.ManagedBy), nil
+		}
+	}
 	return notThere(), nil
 }
 
@@ -74,7 +85,7 @@ func (a *AzureApplier) lookCreateVM(ctx context.Context, s Step, _ Secrets) (Pro
 	case same(vm.ProvisioningState, "Succeeded"):
 		return effected(), nil
 	}
-	return refuse(s, "the new VM is %s; look at its activity log, delete it with its disks kept, and resume, or go back", vm.ProvisioningState), nil
+	return refuse(s, "the new VM is %s; look at its activity log, then go back (cvmguard recreate back), or delete it together with its new OS disk, never the old one, and resume", vm.ProvisioningState), nil
 }
 
 func (a *AzureApplier) startCreateVM(ctx context.Context, s Step, _ Secrets) (Progress, error) {

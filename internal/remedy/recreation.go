@@ -35,6 +35,7 @@ type RecreationInput struct {
 	// Path is the key path of the disk encryption set that the new VM is to have.
 	Path    KeyPath
 	Offered cvm.Fact[bool] // whether the new size is offered
+	Around  Surroundings
 
 	Policy *policy.Document
 	Now    time.Time
@@ -43,54 +44,15 @@ type RecreationInput struct {
 
 // Names of a re-creation's arguments and of what was before.
 const (
-	argVMUnique = "vmId"   // ARM's unique id of the VM that is replaced
-	argBody     = "body"   // the body to put, JSON
-	argSource   = "source" // the old OS disk
-	argDigest   = "digest" // of what the plan rests on
-	BeforeBody  = "body"   // the body that brings the VM back on its old OS disk, JSON
-	beforeVM    = "vmId"
+	argVMUnique  = "vmId"   // ARM's unique id of the VM that is replaced
+	argBody      = "body"   // the body to put, JSON
+	argSource    = "source" // the old OS disk
+	argLocation  = "location"
+	argDigest    = "digest"    // of what the plan rests on
+	argPrincipal = "principal" // of the old VM's own identity, "" if it has none
+	BeforeBody   = "body"      // the body that brings the VM back on its old OS disk, JSON
+	beforeVM     = "vmId"
 )
-
-// choice is what a re-creation makes of a VM and its options.
-type choice struct {
-	image, size string
-	des         cvm.DESID
-	notes       []string
-}
-
-// choose settles image, size and disk encryption set. What can't be settled is a
-// doubt.
-func (in RecreationInput) choose(out *doubts) choice {
-	c := choice{image: in.Options.Image, size: in.Options.Size, des: in.Options.DES}
-	var note string
-	if c.size == "" {
-		c.size, note = sizeFor(in.VM.Size)
-		c.note(note)
-	}
-	out.when(cvm.TEEOfSize(c.size) != cvm.TEESNP && cvm.TEEOfSize(c.size) != cvm.TEETDX, "the size %s isn't one for confidential VMs: give --size", c.size)
-	if c.image == "" {
-		sized := in.VM
-		sized.Size = c.size
-		c.image, note = imageFor(sized)
-		if c.image == "" {
-			out.when(true, "%s: give --image", strings.ReplaceAll(note, "set IMAGE to", "choose"))
-		} else {
-			c.note(note)
-		}
-	}
-	if c.des == "" {
-		region, ok := in.Policy.Region(in.VM.Location)
-		out.when(!ok || region.DES == "", "policy names no disk encryption set for the region %s: give --des", in.VM.Location)
-		c.des = region.DES
-	}
-	return c
-}
-
-func (c *choice) note(text string) {
-	if text != "" {
-		c.notes = append(c.notes, strings.ToUpper(text[:1])+text[1:]+".")
-	}
-}
 
 // Doubts lists why the VM isn't to be re-created by an operation, one clause each.
 func (in RecreationInput) Doubts() []string {
@@ -106,7 +68,7 @@ func (in RecreationInput) prepare() (out doubts, c choice, b recreationBodies) {
 	}), "nothing that a new VM would mend was found on it")
 	out.when(vm.ScaleSet != "", "it belongs to the scale set %s: change the set's model and replace the instance", vm.ScaleSet)
 	out.when(vm.OSDisk.Ephemeral, "its OS disk is ephemeral, so it can't be kept: there would be no way back")
-	out.when(same(vm.OS, osWindows), "it runs Windows, whose administrator's password can't be read and so not be given to the new VM: use the commands, with a password of your own")
+	out.when(same(vm.OS, osWindows), "it runs Windows, whose administrator's password can't be read and so not be given to the new VM: make the new VM beside it by the commands of its advice %q, with a password of your own", Recreate)
 	out.when(vm.OSDisk.ID == "", "its OS disk isn't a managed disk of its own")
 	out.when(moving(vm.ProvisioningState), "it is being changed (%s)", vm.ProvisioningState)
 	if d, ok := read(&out, in.OSDisk, "the OS disk"); ok {
@@ -118,6 +80,7 @@ func (in RecreationInput) prepare() (out doubts, c choice, b recreationBodies) {
 		}
 	}
 	c = in.choose(&out)
+	out.when(c.des != "" && !strings.EqualFold(c.des.Subscription(), vm.ID.Subscription()), "the disk encryption set is in another subscription than the VM, which Azure doesn't take")
 	b, err := in.bodies(c)
 	if err != nil {
 		out.when(true, "%s", err)
@@ -132,6 +95,7 @@ func (in RecreationInput) prepare() (out doubts, c choice, b recreationBodies) {
 		out.when(!strings.EqualFold(d.Value.Location, vm.Location), "the disk encryption set is in %s, the VM in %s", d.Value.Location, vm.Location)
 	}
 	offered, ok := read(&out, in.Offered, "whether the size is offered")
+	in.Around.doubts(&out)
 	out.when(ok && !offered, "the size %s isn't offered to the subscription in %s, zones %v", c.size, vm.Location, vm.Zones)
 	return out, c, b
 }
@@ -140,6 +104,9 @@ func (in RecreationInput) prepare() (out doubts, c choice, b recreationBodies) {
 // and lists every reason why no operation is made of it: what isn't known is one.
 func PlanRecreation(in RecreationInput) (Operation, error) {
 	const op = "planning the re-creation of"
+	if err := in.Options.check(); err != nil {
+		return Operation{}, err
+	}
 	out, c, b := in.prepare()
 	if len(out.list) > 0 {
 		return Operation{}, &fault.Error{Kind: fault.Blocked, Op: op, Object: string(in.VM.ID), Code: "recreation-in-doubt",
@@ -151,15 +118,15 @@ func PlanRecreation(in RecreationInput) (Operation, error) {
 		Why:   fmt.Sprintf("Makes %s anew as a confidential VM of size %s from %s, its OS disk under %s.", vm.Name, c.size, c.image, c.des.Name()),
 		VMs:   []OperationVM{{ID: vm.ID, Running: vm.Power == powerRunning, Downtime: timeRecreate, Note: "a new VM: new vmId, new vTPM, new OS disk"}},
 		Lost:  b.lost,
-		Notes: slices.Concat(c.notes, recreationNotes(vm)),
+		Notes: slices.Concat(c.notes, recreationNotes(vm), b.notes),
 	}
 	steps := []Step{
-		{Kind: CheckRecreation, Target: string(vm.ID), Disturbs: DisturbsNone, Args: map[string]string{argDES: string(c.des), argDigest: b.digest, argSize: c.size},
+		{Kind: CheckRecreation, Target: string(vm.ID), Disturbs: DisturbsNone, Args: map[string]string{argDES: string(c.des), argDigest: b.digest, argSize: c.size, argLocation: vm.Location},
 			Does: "Reads once more all that the plan rests on: the VM as it was planned for, the disk encryption set, its key and rights, the size. Changes nothing."},
 		{Kind: KeepParts, Target: string(vm.ID), Disturbs: DisturbsNone, Args: map[string]string{argBody: b.keep},
 			Does: "Sets the VM's OS disk, data disks and network interfaces to stay when the VM is deleted.", Undo: "Set their deleteOption back, if you want them deleted with the VM."},
 		{Kind: TakeDown, Target: string(vm.ID), Disturbs: DisturbsDeallocate, Does: "Deallocates the VM.", Undo: azStart(vm.ID),
-			Needs: []string{"The key path of the new VM is good, read just before."}, Args: map[string]string{argDES: string(c.des), argSize: c.size, argSource: string(vm.OSDisk.ID)}},
+			Needs: []string{"The key path of the new VM is good, read just before."}, Args: map[string]string{argDES: string(c.des), argSize: c.size, argSource: string(vm.OSDisk.ID), argPrincipal: vm.PrincipalID}},
 		{Kind: DeleteVM, Target: string(vm.ID), Disturbs: DisturbsRecreate, Args: map[string]string{argVMUnique: vm.UniqueID},
 			Does: "Deletes the VM, not its disks and network interfaces.", Needs: []string{"It is deallocated.", "Its disks and network interfaces are set to stay.", "It is still the VM that the plan was made for."},
 			Undo: "Create the VM on its old OS disk: see how to go back."},
@@ -188,7 +155,14 @@ func recreationNotes(vm cvm.VM) []string {
 	notes := []string{
 		"What lies on the old OS disk is not carried over: the new one is made from the image. The old disk is kept; nobody deletes it but you.",
 		"Between the deletion and the creation the VM's name and interfaces are free. If Azure has no capacity for the new size, the operation stops there: go back as told, or choose another size.",
-		"Confidential VMs of today's families know no accelerated networking: switch it off on the network interfaces first (az network nic update --accelerated-networking false).",
+		"Its records go on under the same key; the verdict is of the new VM, by its new vmId.",
+		"A public address that is given dynamically changes with the deallocation; a static one stays with its network interface, and so does membership in load balancers.",
+	}
+	if vm.Power != powerRunning {
+		notes = append(notes, fmt.Sprintf("The VM is %s now; the new one runs once it is created.", orText(vm.Power, "not running")))
+	}
+	if cvm.SecurityOf(vm) == cvm.SecurityConfidential {
+		notes = append(notes, "The way back attaches a confidential OS disk to a VM made anew. Nothing that Azure documents says that it can't; nothing promises that it boots.")
 	}
 	if len(vm.DataDisks) > 0 {
 		notes = append(notes, fmt.Sprintf("%d data disks are attached to the new VM as they are; the file system table of the new OS must mount them.", len(vm.DataDisks)))
@@ -217,14 +191,15 @@ func shortUnique(vmID string) string {
 
 // PlanRecreationBack plans the way back from a re-creation: the new VM is deleted,
 // its OS disk stays, and the old VM is created on its own. current is what stands
-// at the VM's id now, absent if nothing does.
-func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []byte, d *policy.Document, now time.Time, by string) (Operation, error) {
+// at the VM's id now, absent if nothing does; oldDisk is the disk that OldOSDisk
+// names.
+func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []byte, oldDisk cvm.Fact[cvm.Disk], d *policy.Document, now time.Time, by string) (Operation, error) {
 	const what = "planning the way back of"
 	i := slices.IndexFunc(op.Steps, func(s Step) bool { return s.Kind == CreateVM && s.Before[BeforeBody] != "" })
 	if op.Kind != RecreateOperation || i < 0 {
 		return Operation{}, fault.New(fault.Invalid, what, op.Object, "it isn't a re-creation that can be gone back on; give the hash of one")
 	}
-	made, old := op.Steps[i], op.Steps[i].Before[beforeVM]
+	made, old, source := op.Steps[i], op.Steps[i].Before[beforeVM], OldOSDisk(op)
 	o := Operation{Schema: OperationSchema, Kind: UndoOperation, Object: op.Object, Subscription: op.Subscription, Made: now.UTC().Truncate(time.Second), MadeBy: by,
 		Policy: d.Hash, Why: "Brings " + cvm.VMID(op.Object).Name() + " back on the OS disk that it had before it was made anew.",
 		Lost:  []string{"What was written to the new OS disk, which is kept and no longer used.", "The new VM's vTPM and identity."},
@@ -237,6 +212,12 @@ func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []by
 		return Operation{}, fault.New(fault.Blocked, what, op.Object, "what stands there now wasn't read (%s); give cvmguard the right, then plan again", current.Why.Code)
 	case strings.EqualFold(current.Value.UniqueID, old):
 		return Operation{}, fault.New(fault.Blocked, what, op.Object, "the VM is still the old one; start it if it is down: %s", azStart(current.Value.ID))
+	case !oldDisk.Known || oldDisk.Value.ManagedBy != "":
+		var out doubts
+		if disk, ok := read(&out, oldDisk, "the old OS disk "+string(source)); ok {
+			out.when(true, "the old OS disk %s is attached to %s", source, disk.ManagedBy)
+		}
+		return Operation{}, fault.New(fault.Blocked, what, op.Object, "%s: there is nothing to go back to; the new VM is left as it is", strings.Join(out.list, "; "))
 	default:
 		unique = current.Value.UniqueID
 		keep, err := keepBody(currentBody)
@@ -247,7 +228,8 @@ func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []by
 		o.Steps = append(o.Steps,
 			Step{Kind: KeepParts, Target: op.Object, Disturbs: DisturbsNone, Args: map[string]string{argBody: keep}, Does: "Sets the new VM's disks and network interfaces to stay when it is deleted."},
 			Step{Kind: TakeDown, Target: op.Object, Disturbs: DisturbsDeallocate, Does: "Deallocates the new VM.", Undo: azStart(current.Value.ID)},
-			Step{Kind: DeleteVM, Target: op.Object, Disturbs: DisturbsRecreate, Args: map[string]string{argVMUnique: unique}, Does: "Deletes the new VM, not its disks and network interfaces."})
+			Step{Kind: DeleteVM, Target: op.Object, Disturbs: DisturbsRecreate, Args: map[string]string{argVMUnique: unique, argSource: string(source)}, Does: "Deletes the new VM, not its disks and network interfaces.",
+				Needs: []string{"The old OS disk is there, and attached to no VM."}})
 	}
 	o.Steps = append(o.Steps, Step{Kind: CreateVM, Target: op.Object, Disturbs: DisturbsNone, Does: "Creates the VM on its old OS disk.",
 		Args: map[string]string{argBody: made.Before[BeforeBody], argVMUnique: unique}})
@@ -259,6 +241,17 @@ func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []by
 	}
 	o.Steps = number(o.Steps)
 	return o, nil
+}
+
+// OldOSDisk is the OS disk that a re-creation leaves behind, "" if the operation is
+// none.
+func OldOSDisk(op Operation) cvm.DiskID {
+	for _, s := range op.Steps {
+		if s.Kind == TakeDown {
+			return cvm.DiskID(s.Args[argSource])
+		}
+	}
+	return ""
 }
 
 // canonical gives a JSON value's one spelling: members in order, no white space.

@@ -16,7 +16,7 @@ type recreationBodies struct {
 	digest             string // of what is carried over: another one means that the VM was changed since
 	vm                 cvm.VM // the new VM as it would be read
 	extensions         []carriedExtension
-	lost               []string // sentences
+	lost, notes        []string // sentences
 	refused            []string // clauses: what makes it impossible
 }
 
@@ -38,6 +38,9 @@ func (in RecreationInput) bodies(c choice) (b recreationBodies, err error) {
 		security["encryptionAtHost"] = true
 	}
 	props["securityProfile"] = security
+	if v, ok := oldProps["capacityReservation"].(object); ok && len(v) > 0 && !same(c.size, in.VM.Size) {
+		b.refused = append(b.refused, "its capacity is reserved for the size "+in.VM.Size+", not "+c.size+": take it out of the reservation first (az vm update --ids "+quote(string(in.VM.ID))+" --capacity-reservation-group None, while it is deallocated)")
+	}
 	storage := inner(props, "storageProfile")
 	storage["imageReference"] = imageReference(c.image)
 	storage["osDisk"] = object{"name": newDiskName(in.VM), "createOption": "FromImage", "caching": orText(at(oldProps, "storageProfile", "osDisk", "caching"), "ReadWrite"),
@@ -58,10 +61,13 @@ func (in RecreationInput) bodies(c choice) (b recreationBodies, err error) {
 	inner(backProps, "storageProfile")["osDisk"] = object{"createOption": "Attach", "osType": in.VM.OS, "name": in.VM.OSDisk.ID.Name(), "deleteOption": "Detach",
 		"caching": orText(at(oldProps, "storageProfile", "osDisk", "caching"), "ReadWrite"), "managedDisk": oldManaged(oldProps)}
 
+	if v, ok := at(oldProps, "storageProfile", "osDisk", "encryptionSettings").(object); ok { // of Azure Disk Encryption
+		inner(inner(backProps, "storageProfile"), "osDisk")["encryptionSettings"] = v
+	}
+
 	b.extensions = extensionsOf(old, &b)
-	b.lost = append(b.lost, "What lies on the OS disk and on a temporary disk; the disk is kept.",
-		"The system identity's principal: give the new one its rights anew.", "The vTPM with all that was sealed to it, and keys in the guest.",
-		"User data, custom data, protected settings of extensions and passwords, which can't be read.")
+	b.lost = append(b.lost, lostWith(old, in.VM)...)
+	b.notes = append(b.notes, notesOn(oldProps)...)
 	if b.create, err = canonical(create); err != nil {
 		return b, err
 	}
@@ -127,7 +133,7 @@ func carried(old object, b *recreationBodies) object {
 		b.refused = append(b.refused, "it is in an extended location, where there are no confidential VMs")
 	}
 	oldProps := inner(old, "properties")
-	for _, name := range []string{"availabilitySet", "proximityPlacementGroup", "diagnosticsProfile", "licenseType", "priority", "evictionPolicy", "billingProfile", "capacityReservation", "scheduledEventsProfile", "applicationProfile"} {
+	for _, name := range carriedSettings {
 		if v, ok := oldProps[name]; ok && v != nil {
 			props[name] = v
 		}
@@ -141,6 +147,7 @@ func carried(old object, b *recreationBodies) object {
 	if yes, ok := at(oldProps, "additionalCapabilities", "ultraSSDEnabled").(bool); ok && yes {
 		b.refused = append(b.refused, "it has ultra disks, which confidential VMs are not known to take")
 	}
+	b.refused = append(b.refused, unfitDisks(oldProps)...)
 	props["networkProfile"] = object{"networkInterfaces": interfaces(oldProps)}
 	props["storageProfile"] = object{"dataDisks": dataDisks(oldProps)}
 	return out
@@ -189,8 +196,12 @@ func dataDisks(props object) []any {
 		if !ok {
 			continue
 		}
-		out = append(out, object{"lun": d["lun"], "name": d["name"], "createOption": "Attach", "deleteOption": "Detach",
-			"caching": orText(d["caching"], "None"), "managedDisk": object{"id": at(d, "managedDisk", "id")}})
+		p := object{"lun": d["lun"], "name": d["name"], "createOption": "Attach", "deleteOption": "Detach",
+			"caching": orText(d["caching"], "None"), "managedDisk": object{"id": at(d, "managedDisk", "id")}}
+		if yes, ok := d["writeAcceleratorEnabled"].(bool); ok && yes {
+			p["writeAcceleratorEnabled"] = true
+		}
+		out = append(out, p)
 	}
 	return out
 }
@@ -202,10 +213,10 @@ func loginOf(props object) (profile object, why string) {
 	linux, _ := old["linuxConfiguration"].(object)
 	keys, _ := at(linux, "ssh", "publicKeys").([]any)
 	if len(keys) == 0 {
-		return nil, "no SSH key for its administrator is known to Azure, and a password can't be read: use the commands"
+		return nil, "no SSH key for its administrator is known to Azure, and a password can't be read: make the new VM beside it by the commands of its advice " + string(Recreate)
 	}
 	cfg := object{"disablePasswordAuthentication": true, "ssh": object{"publicKeys": keys}}
-	for _, name := range []string{"provisionVMAgent", "patchSettings"} {
+	for _, name := range []string{"provisionVMAgent", "patchSettings", "enableVMAgentPlatformUpdates"} {
 		if v, ok := linux[name]; ok {
 			cfg[name] = v
 		}
@@ -228,7 +239,7 @@ func keepBody(body []byte) (string, error) {
 	if list, ok := at(props, "storageProfile", "dataDisks").([]any); ok {
 		for _, v := range list {
 			if d, ok := v.(object); ok {
-				disks = append(disks, object{"lun": d["lun"], "createOption": d["createOption"], "deleteOption": "Detach", "managedDisk": object{"id": at(d, "managedDisk", "id")}})
+				disks = append(disks, keptDisk(d))
 			}
 		}
 	}
@@ -237,6 +248,24 @@ func keepBody(body []byte) (string, error) {
 		storage["dataDisks"] = disks
 	}
 	return canonical(object{"properties": object{"storageProfile": storage, "networkProfile": object{"networkInterfaces": interfaces(props)}}})
+}
+
+// keptDisk is a data disk's entry with only its deleteOption changed: a list in a
+// PATCH takes the old one's place, so what it left out would be set back.
+func keptDisk(d object) object {
+	out, managed := object{}, object{}
+	for _, name := range []string{"lun", "name", "createOption", "caching", "writeAcceleratorEnabled", "detachOption"} {
+		if v, ok := d[name]; ok && v != nil {
+			out[name] = v
+		}
+	}
+	for _, name := range []string{"id", "storageAccountType", "diskEncryptionSet", "securityProfile"} {
+		if v, ok := inner(d, "managedDisk")[name]; ok && v != nil {
+			managed[name] = v
+		}
+	}
+	out["deleteOption"], out["managedDisk"] = "Detach", managed
+	return out
 }
 
 // kept says whether a VM's disks and interfaces outlive it, by its body.
@@ -264,7 +293,12 @@ func kept(body []byte) (bool, error) {
 
 // imageReference reads publisher:offer:sku:version or an ARM id.
 func imageReference(image string) object {
-	if strings.HasPrefix(image, "/") {
+	switch lower := strings.ToLower(image); {
+	case strings.HasPrefix(lower, "/sharedgalleries/"):
+		return object{"sharedGalleryImageId": image}
+	case strings.HasPrefix(lower, "/communitygalleries/"):
+		return object{"communityGalleryImageId": image}
+	case strings.HasPrefix(image, "/"):
 		return object{"id": image}
 	}
 	p := append(strings.Split(image, ":"), "", "", "", "")

@@ -20,6 +20,10 @@ type site struct {
 	body    object
 	gone    bool
 	created []string
+	fast    bool     // accelerated networking is on
+	locks   []Lock   // on the VM
+	lack    []string // actions that the identity lacks
+	unread  bool     // network interfaces and locks can't be read
 }
 
 const trustedBody = `{"name":"vm1","id":"%s","type":"Microsoft.Compute/virtualMachines","location":"northeurope","zones":["1"],
@@ -146,6 +150,30 @@ func (s *site) BeginExtension(_ context.Context, _ cvm.VMID, _, name string, ext
 	}, func() { s.vm.Extensions[len(s.vm.Extensions)-1].ProvisioningState = "Succeeded" }, func() {})
 }
 
+func (s *site) NetworkInterface(_ context.Context, id string) (NetworkInterface, error) {
+	if s.unread {
+		return NetworkInterface{}, fault.New(fault.Denied, "reading network interface", id, "403")
+	}
+	return NetworkInterface{ID: id, Accelerated: s.fast}, nil
+}
+
+func (s *site) Locks(_ context.Context, id cvm.VMID) ([]Lock, error) {
+	if s.unread {
+		return nil, fault.New(fault.Denied, "reading locks", string(id), "403")
+	}
+	return s.locks, nil
+}
+
+func (s *site) Lacking(_ context.Context, _ string, actions []string) ([]string, error) {
+	var out []string
+	for _, a := range actions {
+		if slices.Contains(s.lack, a) {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
 var _ Recreator = (*site)(nil)
 
 func (s *site) input(t testing.TB, d *policy.Document, o RecreationOptions) RecreationInput {
@@ -244,7 +272,7 @@ func TestTheBicepIsOneVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	order := []string{"az rest --method patch", "az vm deallocate", "az snapshot create", "az vm delete", "az deployment group create", "az vm extension set"}
+	order := []string{"  az disk-encryption-set show", "  az vm list-skus", "  az rest --method patch", "  az vm deallocate", "  az snapshot create", "  az vm delete", "fi", "az deployment group create", "az vm extension set"}
 	last := -1
 	for _, o := range order {
 		i := slices.IndexFunc(commands, func(c string) bool { return strings.HasPrefix(c, o) })
@@ -253,6 +281,10 @@ func TestTheBicepIsOneVM(t *testing.T) {
 		}
 		last = i
 	}
+}
+
+func dataDisk(s *site) object {
+	return at(s.body, "properties", "storageProfile", "dataDisks").([]any)[0].(object)
 }
 
 func TestARecreationIsRefused(t *testing.T) {
@@ -277,7 +309,25 @@ func TestARecreationIsRefused(t *testing.T) {
 		"orchestrator not named": {doc: []string{"orchestratorObjectId: " + orcheID + "\n", ""}, want: "orchestrator's object id"},
 		"in motion":              {change: func(s *site) { s.vm.ProvisioningState = "Updating" }, want: "being changed"},
 		"encrypted data disk":    {change: func(s *site) { d := s.disks[data0ID]; d.ADE = true; s.disks[data0ID] = d }, want: "Azure Disk Encryption"},
-		"not wanted":             {doc: []string{"rules:\n", "want: {include: [{name: other}]}\nrules:\n"}, want: "doesn't want it"},
+		"an ordinary image":      {opts: RecreationOptions{Image: "Canonical:0001-com-ubuntu-server-jammy:22_04-lts-gen2:latest"}, want: "isn't one for confidential VMs"},
+		"an image without TDX": {opts: RecreationOptions{Image: "Canonical:0001-com-ubuntu-confidential-vm-focal:20_04-lts-cvm", Size: "Standard_DC4es_v6"},
+			want: "doesn't boot on"},
+		"an image of Windows": {opts: RecreationOptions{Image: "MicrosoftWindowsServer:windowsserver:2022-datacenter-smalldisk-g2:latest"}, want: "another operating system"},
+		"a set of another subscription": {opts: RecreationOptions{DES: "/subscriptions/99999999-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute/diskEncryptionSets/d"},
+			want: "another subscription"},
+		"accelerated networking": {change: func(s *site) { s.fast = true }, want: "accelerated networking"},
+		"a lock":                 {change: func(s *site) { s.locks = []Lock{{ID: "/l/keep", Level: "CanNotDelete"}} }, want: "the lock keep (CanNotDelete)"},
+		"interface unread":       {change: func(s *site) { s.unread = true }, want: "network interface 0 wasn't read"},
+		"locks unread":           {change: func(s *site) { s.unread = true }, want: "whether a lock keeps the VM wasn't read"},
+		"reserved capacity": {change: func(s *site) {
+			inner(s.body, "properties")["capacityReservation"] = object{"capacityReservationGroup": object{"id": "/g"}}
+		},
+			want: "capacity is reserved"},
+		"a disk that isn't managed": {change: func(s *site) { dataDisk(s)["managedDisk"] = nil }, want: "isn't a managed disk"},
+		"a confidential data disk": {change: func(s *site) {
+			inner(dataDisk(s), "managedDisk")["securityProfile"] = object{"securityEncryptionType": "DataDiskEncryptedWithCustomerKey"}
+		}, want: "encrypted confidentially"},
+		"not wanted": {doc: []string{"rules:\n", "want: {include: [{name: other}]}\nrules:\n"}, want: "doesn't want it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
@@ -329,7 +379,10 @@ func TestARecreationThereAndBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := PlanRecreationBack(op, cvm.Known(s.vm), body, d, testNow, "me")
+		free := s.disks[osID]
+		free.ManagedBy = ""
+		s.disks[osID] = free
+		back, err := PlanRecreationBack(op, cvm.Known(s.vm), body, cvm.Known(free), d, testNow, "me")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -353,6 +406,9 @@ func TestARecreationStopsWhenTheWorldHasChanged(t *testing.T) {
 	for name, c := range map[string]c{
 		"the VM was resized":     {0, func(s *site) { inner(inner(s.body, "properties"), "hardwareProfile")["vmSize"] = "Standard_D8s_v5" }, "isn't as it was"},
 		"the key went":           {0, func(s *site) { k := s.keys[keyV1]; k.Enabled = cvm.False; s.putKey(k) }, "isn't enabled"},
+		"accelerated networking": {0, func(s *site) { s.fast = true }, "accelerated networking"},
+		"no right to delete it":  {0, func(s *site) { s.lack = []string{"Microsoft.Compute/virtualMachines/delete"} }, "deploy with grantRemedies and grantRecreation"},
+		"a lock before it":       {2, func(s *site) { s.locks = []Lock{{ID: "/l/keep", Level: "CanNotDelete"}} }, "the lock keep"},
 		"the key went before it": {2, func(s *site) { k := s.keys[keyV1]; k.Enabled = cvm.False; s.putKey(k) }, "isn't enabled"},
 		"it was started again":   {3, func(s *site) { s.vm.Power = powerRunning }, "started it"},
 		"a disk would be deleted": {3, func(s *site) {

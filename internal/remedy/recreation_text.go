@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
@@ -23,34 +24,64 @@ func RecreationCommands(op Operation, bicep string) ([]string, error) {
 	if err != nil || op.Kind != RecreateOperation {
 		return nil, fault.New(fault.Invalid, "writing commands for", op.Object, "it isn't a re-creation; give a plan of kind %s", RecreateOperation)
 	}
-	var out []string
+	var before, after []string // before and after the deletion of the old VM
+	old := ""
 	for _, s := range op.Steps {
 		switch s.Kind {
 		case CheckRecreation:
-			out = append(out, "# "+s.Does)
+			before = append(before, "# look first: the disk encryption set, and whether the size is offered",
+				az("disk-encryption-set", "show", "--ids", s.Args[argDES], "--query", "encryptionType", "--output", "tsv"),
+				az("vm", "list-skus", "--subscription", id.Subscription(), "--location", s.Args[argLocation], "--size", s.Args[argSize], "--output", "table"))
 		case KeepParts:
-			out = append(out, az("rest", "--method", "patch", "--url", string(id)+"?api-version="+vmAPIVersion, "--body", s.Args[argBody]))
+			before = append(before, az("rest", "--method", "patch", "--url", string(id)+"?api-version="+vmAPIVersion, "--body", s.Args[argBody]))
 		case TakeDown:
-			out = append(out, azDeallocate(id))
+			if p := s.Args[argPrincipal]; p != "" {
+				before = append(before, az("role", "assignment", "list", "--subscription", id.Subscription(), "--assignee", p, "--all", "--output", "json")+" > "+quote(id.Name()+"-identity-roles.json"))
+			}
+			before = append(before, azDeallocate(id))
 			if disk := s.Args[argSource]; disk != "" {
-				out = append(out, "# the disk is kept; a snapshot is a second net, and needs a right on the disk that cvmguard never has",
+				before = append(before, "# the disk is kept; a snapshot is a second net, and needs a right on the disk that cvmguard never has",
 					az("snapshot", "create", "--subscription", id.Subscription(), "--resource-group", cvm.DiskID(disk).ResourceGroup(),
 						"--name", snapshotName(cvm.DiskID(disk)), "--source", disk, "--incremental", "true"))
 			}
 		case DeleteVM:
-			out = append(out, az("vm", "delete", "--ids", string(id), "--yes"))
+			old = s.Args[argVMUnique]
+			before = append(before, az("vm", "delete", "--ids", string(id), "--yes"))
 		case CreateVM:
-			out = append(out, az("deployment", "group", "create", "--subscription", id.Subscription(), "--resource-group", id.ResourceGroup(), "--template-file", bicep))
+			after = append(after, az("deployment", "group", "create", "--subscription", id.Subscription(), "--resource-group", id.ResourceGroup(), "--template-file", bicep))
 		case RestoreExtension:
-			words := []string{"vm", "extension", "set", "--subscription", id.Subscription(), "--resource-group", id.ResourceGroup(), "--vm-name", id.Name(),
-				"--name", s.Args[argType], "--extension-instance-name", s.Args[argName], "--publisher", s.Args[argPublisher], "--version", s.Args[argVersion]}
-			if set := s.Args[argSettings]; set != "{}" {
-				words = append(words, "--settings", set)
-			}
-			out = append(out, az(words...))
+			after = append(after, s.extensionCommand(id))
 		}
 	}
-	return out, nil
+	// A second run must not delete the new VM: only the old one is taken away.
+	out := []string{"OLD=$(" + az("vm", "show", "--ids", string(id), "--query", "vmId", "--output", "tsv") + " || true)",
+		`if [ "$OLD" = ` + quote(old) + " ]; then # the old VM, not yet the new one"}
+	for _, line := range before {
+		out = append(out, "  "+line)
+	}
+	return append(append(out, "fi"), after...), nil
+}
+
+// RecreationScript is a shell script of the commands. It may be run again at any
+// point.
+func RecreationScript(commands []string) string {
+	return "#!/bin/sh\nset -eu\ncd \"$(dirname \"$0\")\"\n" + strings.Join(commands, "\n") + "\n"
+}
+
+// extensionCommand installs the extension of a step.
+func (s Step) extensionCommand(id cvm.VMID) string {
+	words := []string{"vm", "extension", "set", "--subscription", id.Subscription(), "--resource-group", id.ResourceGroup(), "--vm-name", id.Name(),
+		"--name", s.Args[argType], "--extension-instance-name", s.Args[argName], "--publisher", s.Args[argPublisher], "--version", s.Args[argVersion]}
+	if set := s.Args[argSettings]; set != "{}" {
+		words = append(words, "--settings", set)
+	}
+	if s.Args[argAuto] == "true" {
+		words = append(words, "--enable-auto-upgrade", "true")
+	}
+	if s.Args[argMinor] != "true" {
+		words = append(words, "--no-auto-upgrade-minor-version", "true")
+	}
+	return az(words...)
 }
 
 // RecreationBicep is a Bicep file, of resource group scope, that creates the VM
@@ -66,11 +97,25 @@ func RecreationBicep(op Operation) (string, error) {
 	}
 	body["name"] = cvm.VMID(op.Object).Name()
 	var b strings.Builder
-	fmt.Fprintf(&b, "// %s\n// The old VM must be deleted before, its disks and network interfaces kept.\n\nresource vm 'Microsoft.Compute/virtualMachines@%s' = ", op.Why, vmAPIVersion)
+	fmt.Fprintf(&b, "// %s\n// The old VM must be deleted before, its disks and network interfaces kept.\n\nresource vm 'Microsoft.Compute/virtualMachines@%s' = ", oneLine(op.Why), vmAPIVersion)
 	writeBicep(&b, body, "")
 	b.WriteString("\n\noutput id string = vm.id\n")
 	return b.String(), nil
 }
+
+// oneLine keeps a text in the comment that it is written to.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// bicepWords are quoted as names, where a tag may be called so.
+var bicepWords = []string{"targetScope", "import", "using", "extends", "extension", "param", "var", "type", "func", "resource", "module", "output", "assert", "metadata",
+	"existing", "if", "for", "in", "true", "false", "null"}
 
 var bicepName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
@@ -85,7 +130,7 @@ func writeBicep(b *strings.Builder, v any, indent string) {
 		b.WriteString("{\n")
 		for _, k := range slices.SortedFunc(maps.Keys(v), bicepOrder) {
 			name := k
-			if !bicepName.MatchString(k) {
+			if !bicepName.MatchString(k) || slices.Contains(bicepWords, k) {
 				name = bicepText(k)
 			}
 			b.WriteString(indent + "  " + name + ": ")
@@ -108,7 +153,11 @@ func writeBicep(b *strings.Builder, v any, indent string) {
 	case string:
 		b.WriteString(bicepText(v))
 	case float64:
-		b.WriteString(strconv.FormatFloat(v, 'f', -1, 64))
+		text := strconv.FormatFloat(v, 'f', -1, 64)
+		if strings.Contains(text, ".") { // Bicep has no fractions of its own
+			text = "json('" + text + "')"
+		}
+		b.WriteString(text)
 	case bool:
 		b.WriteString(strconv.FormatBool(v))
 	default:
