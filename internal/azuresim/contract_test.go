@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -219,12 +220,42 @@ func ownWrites(ctx context.Context, t *testing.T, s *azuresim.Sim, c *azure.Clie
 	if ok, err := c.SizeOffered(ctx, s.Subscription(), sc.Location, vm.Size, nil); err != nil || !ok {
 		t.Fatalf("size %s is offered: %v, %v", vm.Size, ok, err)
 	}
+	around(t, s, c, id)
 	unused(t, s)
+}
+
+// around reads what stands around a VM that is to be made anew.
+func around(t *testing.T, s *azuresim.Sim, c *azure.Client, id cvm.VMID) {
+	t.Helper()
+	ctx := t.Context()
+	nic := strings.Replace(string(id), "Microsoft.Compute/virtualMachines", "Microsoft.Network/networkInterfaces", 1) + "-nic"
+	for _, on := range []bool{false, true} {
+		s.SetAcceleratedNetworking(string(id), on)
+		if got, err := c.NetworkInterface(ctx, nic); err != nil || got.Accelerated != on || got.ID != nic {
+			t.Errorf("%+v, %v, want accelerated networking %v", got, err, on)
+		}
+	}
+	if locks, err := c.Locks(ctx, id); err != nil || len(locks) != 0 {
+		t.Errorf("locks %v, %v, want none", locks, err)
+	}
+	group, _, _ := strings.Cut(string(id), "/providers/")
+	s.AddLock(group, "keep", "CanNotDelete")
+	if locks, err := c.Locks(ctx, id); err != nil || len(locks) != 1 || locks[0].Level != "CanNotDelete" || !strings.HasSuffix(locks[0].ID, "/locks/keep") {
+		t.Errorf("locks %v, %v, want that of the group", locks, err)
+	}
+	actions := []string{"Microsoft.Compute/virtualMachines/delete", "Microsoft.Compute/disks/delete"}
+	if lack, err := c.Lacking(ctx, string(id), actions); err != nil || !slices.Equal(lack, actions[1:]) {
+		t.Errorf("lacks %v, %v, want what no role holds", lack, err)
+	}
+	if p, err := c.BeginVMDelete(ctx, id); err == nil {
+		t.Errorf("a locked VM's deletion began: %+v", p)
+	}
 }
 
 // usedElsewhere are actions of the roles that no call of the simulator's log
 // names, each with why the deployment grants it.
 var usedElsewhere = map[string]string{
+	"microsoft.compute/virtualmachinescalesets/virtualmachines/read": "for instances of scale sets",
 	"microsoft.compute/locations/operations/read":                    "polling: the operation's URL is Azure's",
 	"microsoft.compute/locations/diskoperations/read":                "polling of disks and disk encryption sets",
 	"microsoft.authorization/roledefinitions/read":                   "asked for a role that isn't built in",

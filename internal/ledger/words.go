@@ -42,6 +42,15 @@ func ParseOperationID(id string) (subscription, hash string, err error) {
 	return "", "", fault.New(fault.Invalid, "reading an operation's id", id, "give <subscription>/operations/<the plan's 64 hex digits>")
 }
 
+// IsWord says whether a cause of that kind is a person's word.
+func IsWord(kind string) bool {
+	switch kind {
+	case CauseApprove, CausePause, CauseResume, CauseStop:
+		return true
+	}
+	return false
+}
+
 // TakeWord takes a person's word from a cause into the row; other causes are let
 // be. Words come in any order and more than once, and the end is the same: what is
 // stopped stays stopped, the first approval counts, and of pause, resume and
@@ -57,9 +66,7 @@ func (r *Row) TakeWord(c Cause) {
 		}
 		return
 	}
-	switch c.Kind {
-	case CauseApprove, CausePause, CauseResume, CauseStop:
-	default:
+	if !IsWord(c.Kind) {
 		return
 	}
 	var s OperationState

@@ -21,7 +21,8 @@
 //  2. The claim is looked at before due. A worker that finds the object claimed
 //     enqueues its message anew, to come after the lease, unless another worker
 //     did so for this lease (`followed`); then sets `again` and merges its cause
-//     in one write; then lets its message go.
+//     in one write; then lets its message go. If the lease goes before that write,
+//     its copy is enough, but for a person's word: with that it starts over.
 //  3. Release and the test of `again` are one write. The look that others asked for
 //     is never a dry one and remembers nothing.
 //  4. Order: intent record, row, call, look-again, row, outcome record, row. An

@@ -136,14 +136,15 @@ func (l *Loop) rebuild(ctx context.Context, o Object, owner string) (rebuilt boo
 	return false, fmt.Errorf("looking for records of %q: %w", o.ID, err)
 }
 
-// follow is rule 2. anew says that the lease went first and no copy is queued: the
-// worker starts over.
+// follow is rule 2. anew says that the lease went first and no copy is queued, or
+// that the message is a person's word, which doesn't wait out a lease that nobody
+// holds any more (a pause would come steps late): the worker starts over.
 func (l *Loop) follow(ctx context.Context, o Object, m Message, row ledger.Row) (anew bool, err error) {
 	lease, queued := row.Owner, false
 	for {
 		now := l.Now()
 		if row.Owner != lease || !row.LeaseEnds.After(now) {
-			return !queued, nil
+			return !queued || ledger.IsWord(m.Cause.Kind) && !m.DryRun, nil
 		}
 		if !queued && (m.DryRun || row.Followed != lease) {
 			c := m

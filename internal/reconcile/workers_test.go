@@ -132,6 +132,31 @@ func TestAFollowerThatIsOvertaken(t *testing.T) {
 }
 
 // A dry run leaves a copy of itself each time, and asks nobody to look again.
+// A person's word doesn't wait for the end of a lease that was given up: a pause
+// would come steps late.
+func TestAWordThatIsOvertakenIsTakenAtOnce(t *testing.T) {
+	w := newWorld(t, "vm1")
+	o := mustVM(t, "vm1")
+	l := w.loop(t, policy.ModeEnforce)
+	w.once(recordOf(o), func() {
+		w.once(func(a memstore.Action) bool { return a.Op == "enqueue" && a.After }, func() {
+			w.store.Tables().Corrupt(o.Table, o.PK, o.RK, func(cols map[string]string) { cols["leaseEnds"] = ledger.TimeText(w.clock.Now()) })
+		})
+		reads := w.reads["VM"]
+		word := ledger.Cause{Kind: ledger.CauseResume, At: w.clock.Now(), ID: "tag " + o.ID, By: "me"}
+		if err := w.loop(t, policy.ModeEnforce).Turn(t.Context(), o.message(word, time.Time{})); err != nil {
+			t.Error(err)
+		}
+		w.quiet()
+		if w.reads["VM"] == reads {
+			t.Error("the word waits for its copy")
+		}
+	})
+	if err := l.Turn(t.Context(), w.event("vm1", "first")); err == nil {
+		t.Error("the holder whose lease went goes on")
+	}
+}
+
 func TestADryRunFollowsByItself(t *testing.T) {
 	w := newWorld(t, "vm1")
 	o := mustVM(t, "vm1")

@@ -94,19 +94,32 @@ func rotation(ctx context.Context, s *Stage) error {
 	}
 	s.Say("the plan %s… has %d steps:", short(hash), len(op.Steps))
 	for _, vm := range op.VMs {
-		s.Say("  %s is down for about %s", vm.ID.Name(), vm.Downtime)
+		if vm.Running {
+			s.Say("  %s is down for about %s", vm.ID.Name(), vm.Downtime)
+		} else {
+			s.Say("  %s is down and stays so", vm.ID.Name())
+		}
 	}
 	if err := s.Rest(ctx, s.VMs); err != nil {
 		return err
 	}
 	s.Want(s.Writes() == before, "%d writes were made before anybody approved the plan", s.Writes()-before)
-	for _, w := range []string{"pause", "approve", "resume"} {
-		if err := s.word(ctx, hash, w); err != nil {
-			return err
-		}
-		s.Say("a person says: %s", w)
-		time.Sleep(1100 * time.Millisecond)
+	other := strings.Repeat("0", len(hash))
+	if err := s.Call(ctx, http.MethodPost, "/operations/"+other+"/approve", nil, nil, http.StatusNotFound); err != nil {
+		return err
 	}
+	s.Say("nothing is written before somebody approves it; another hash is no plan")
+	if err := s.word(ctx, hash, "approve"); err != nil {
+		return err
+	}
+	s.Say("a person says: approve")
+	if err := s.paused(ctx, hash, des); err != nil {
+		return err
+	}
+	if err := s.word(ctx, hash, "resume"); err != nil {
+		return err
+	}
+	s.Say("a person says: resume")
 	if err := s.ended(ctx, hash); err != nil {
 		return err
 	}
@@ -137,6 +150,45 @@ func rotation(ctx context.Context, s *Stage) error {
 		}
 	}
 	s.Say("the set names the new version, the two VMs that ran run again and have attested anew, %s stays down", name(s.VMs[2]))
+	return nil
+}
+
+// paused says pause once the first VM is down, and wants that the step under way
+// ends and no other is taken.
+func (s *Stage) paused(ctx context.Context, hash, des string) error {
+	var v handlers.OperationView
+	look := func() error { return s.Call(ctx, http.MethodGet, "/operations/"+hash, nil, &v, http.StatusOK) }
+	if err := s.Until(ctx, "the first VM is down", func() (bool, error) {
+		err := look()
+		return len(v.Steps) > 1 && v.Steps[1].State == remedy.Done, err
+	}); err != nil {
+		return err
+	}
+	if err := s.word(ctx, hash, "pause"); err != nil {
+		return err
+	}
+	if err := s.Until(ctx, "the operation is paused", func() (bool, error) {
+		err := look()
+		return v.State == reconcile.OperationPaused, err
+	}); err != nil {
+		return err
+	}
+	if err := s.Rest(ctx, s.VMs); err != nil {
+		return err
+	}
+	writes, key := s.Writes(), s.setKey(des)
+	time.Sleep(2 * time.Second)
+	if err := look(); err != nil {
+		return err
+	}
+	done := 0
+	for _, st := range v.Steps {
+		if st.State == remedy.Done {
+			done++
+		}
+	}
+	s.Want(v.State == reconcile.OperationPaused && s.Writes() == writes && s.setKey(des) == key && done < len(v.Steps), "paused it is %s, and %d writes more were made", v.State, s.Writes()-writes)
+	s.Say("a person says pause: the step under way ends, %d of %d are done, and nothing more is written", done, len(v.Steps))
 	return nil
 }
 
@@ -172,14 +224,31 @@ func recreation(ctx context.Context, s *Stage) error {
 		return err
 	}
 	s.Say("a Trusted Launch VM with a data disk: non-compliant, and nothing but a new VM can mend it")
-	hash, op, err := s.plan(ctx, map[string]any{"kind": "recreate-vm", "vm": id, "des": des})
+	ask := map[string]any{"kind": "recreate-vm", "vm": id, "des": des}
+	s.Sim.SetAcceleratedNetworking(id, true)
+	if _, _, err := s.plan(ctx, ask); err == nil || !strings.Contains(err.Error(), "accelerated networking") {
+		s.Want(false, "a plan was made for a VM with accelerated networking: %v", err)
+	}
+	s.Sim.SetAcceleratedNetworking(id, false)
+	s.Say("its network interface has accelerated networking, so no plan is made; its owner switches it off")
+	before := s.Writes()
+	hash, op, err := s.plan(ctx, ask)
 	if err != nil {
 		return err
 	}
 	s.Say("the plan %s…: %s", short(hash), op.Why)
+	for _, lost := range op.Lost {
+		s.Say("  lost: %s", lost)
+	}
+	if err := s.Rest(ctx, s.VMs); err != nil {
+		return err
+	}
+	s.Want(s.Writes() == before, "%d writes were made before anybody approved the plan", s.Writes()-before)
+	oldDisk := remedy.OldOSDisk(op)
 	if err := s.word(ctx, hash, "approve"); err != nil {
 		return err
 	}
+	s.Say("a person approves it")
 	if err := s.ended(ctx, hash); err != nil {
 		return err
 	}
@@ -191,7 +260,9 @@ func recreation(ctx context.Context, s *Stage) error {
 		return err
 	}
 	s.Want(row.UniqueID != old.UniqueID, "it is the same VM as before")
-	s.Say("the new VM of the same name is compliant: %s, attested, with its data disk and tags", row.Kind)
+	s.Want(row.Kind == cvm.KindCustomerKey, "it is a %s", row.Kind)
+	s.parts(id, string(oldDisk))
+	s.Say("the new VM of the same name is compliant: %s, attested, with its data disk, network interface, extension and tags; the old OS disk %s is kept", row.Kind, oldDisk.Name())
 	back, _, err := s.plan(ctx, map[string]any{"kind": "undo", "plan": hash})
 	if err != nil {
 		return err
@@ -205,6 +276,57 @@ func recreation(ctx context.Context, s *Stage) error {
 	if err := s.Expect(ctx, id, "non-compliant", "not-confidential"); err != nil {
 		return err
 	}
+	body, _ := s.Sim.Resource(id)
+	s.Want(strings.EqualFold(text(body, "properties", "storageProfile", "osDisk", "managedDisk", "id"), string(oldDisk)), "the VM isn't on its old OS disk: %v", body)
 	s.Say("and the way back: the old VM runs on its old OS disk again")
 	return nil
+}
+
+// parts wants that a VM that was made anew has what it had, and that its old OS disk
+// is there, attached to nothing.
+func (s *Stage) parts(id, oldDisk string) {
+	body, _ := s.Sim.Resource(id)
+	s.Want(text(body, "tags", "owner") == "payments", "its tags are %v", body["tags"])
+	var attached []string
+	for _, d := range items(body, "properties", "storageProfile", "dataDisks") {
+		disk, _ := s.Sim.Resource(text(d, "managedDisk", "id"))
+		attached = append(attached, text(disk, "managedBy"))
+	}
+	s.Want(len(attached) == 1 && strings.EqualFold(attached[0], id), "its data disks are attached to %v", attached)
+	var tied []string
+	for _, n := range items(body, "properties", "networkProfile", "networkInterfaces") {
+		nic, _ := s.Sim.Resource(text(n, "id"))
+		tied = append(tied, text(nic, "properties", "virtualMachine", "id"))
+	}
+	s.Want(len(tied) == 1 && strings.EqualFold(tied[0], id), "its network interfaces are tied to %v", tied)
+	ext, ok := s.Sim.Resource(id + "/extensions/GuestAttestation")
+	s.Want(ok && text(ext, "properties", "provisioningState") == "Succeeded", "its extension is %v", ext)
+	disk, ok := s.Sim.Resource(oldDisk)
+	s.Want(ok && text(disk, "managedBy") == "" && text(disk, "properties", "diskState") == "Unattached", "the old OS disk is %v", disk)
+}
+
+// value follows names through a body.
+func value(body map[string]any, path ...string) any {
+	var v any = body
+	for _, p := range path {
+		m, _ := v.(map[string]any)
+		v = m[p]
+	}
+	return v
+}
+
+func text(body map[string]any, path ...string) string {
+	s, _ := value(body, path...).(string)
+	return s
+}
+
+func items(body map[string]any, path ...string) []map[string]any {
+	list, _ := value(body, path...).([]any)
+	var out []map[string]any
+	for _, v := range list {
+		if m, ok := v.(map[string]any); ok {
+			out = append(out, m)
+		}
+	}
+	return out
 }
