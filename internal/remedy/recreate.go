@@ -64,11 +64,11 @@ func createVM(vm cvm.VM, id cvm.VMID, name, des string) []string {
 	var cmds []string
 	image, note := imageFor(vm)
 	if note != "" {
-		cmds = append(cmds, "# "+note)
+		cmds = append(cmds, "# "+oneLine(note))
 	}
 	size, note := sizeFor(vm.Size)
 	if note != "" {
-		cmds = append(cmds, "# "+note)
+		cmds = append(cmds, "# "+oneLine(note))
 	}
 	words := []string{"vm", "create", "--subscription", id.Subscription(), "--resource-group", id.ResourceGroup(), "--name", name,
 		"--location", vm.Location, "--size", size}
