@@ -344,9 +344,19 @@ func (s *subject) needVault() []Finding {
 	return one(f)
 }
 
+// besideTheChain is what a rule says whose fact is captured apart from the chain that
+// leads to it: what hangs on a set, newer versions, rights. Where the chain wasn't
+// captured nobody asks it; the chain's own rules say that it is missing.
+func besideTheChain(list []Finding) []Finding {
+	if len(list) == 1 && list[0].Reason == "not-captured" {
+		return notAsked("What it rests on was not captured.")
+	}
+	return list
+}
+
 func (s *subject) needRights() []Finding {
 	if list := s.needKeyPath(); list != nil {
-		return list
+		return besideTheChain(list)
 	}
 	if s.rights.Known {
 		return nil

@@ -147,7 +147,7 @@ func judgeKeyURL(s *subject) []Finding {
 // are no resources, so only such a VM's own turn sees one); and all others.
 func judgeUse(s *subject) []Finding {
 	if list := s.needDES(); list != nil {
-		return list
+		return besideTheChain(list)
 	}
 	if !s.desDisks.Known {
 		if !asked(s.desDisks) {

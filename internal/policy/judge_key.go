@@ -182,7 +182,7 @@ func judgeOps(s *subject) []Finding {
 // judgeVersion: row 61.
 func judgeVersion(s *subject) []Finding {
 	if list := s.needKey(); list != nil {
-		return list
+		return besideTheChain(list)
 	}
 	if s.key.Value.NewerVersion == "" {
 		return notAsked("No newer version is known; versions were not listed, or there is none.")

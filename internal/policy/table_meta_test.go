@@ -74,12 +74,12 @@ func inParallel(t *testing.T, list []tabled, try func(*testing.T, tabled) int) i
 // its name, and whether it is a captured one), and
 // the bad rows, with a part of the case's name where not all of a row are meant.
 var void = []struct{ at, is, rows, why string }{
-	{"/captured", "", "31, 80, -:a data disk, -:none yet, -:a day old, -:development, -:plain root, -:sealed key, -:cloud-init, -:token, -:resize, -:slot 10, -:reseal", "the guest isn't asked, nor what hangs on the set; there is no data disk"},
+	{"/captured", "", "31, 80, -:mounts unread, -:PCR 12, -:a data disk, -:none yet, -:a day old, -:development, -:plain root, -:sealed key, -:cloud-init, -:token, -:resize, -:slot 10, -:reseal", "the guest isn't asked, nor what hangs on the set; there is no data disk"},
 	{"/releasePolicy", "", "45 46", "the change is of the text for which releasePolicy stands"},
 	{"/attestation/kind", "tdx", "50:TDX alone, 50:SEV-SNP in another", "the TEE is the other one"},
 	{"/vm/properties/hardwareProfile/vmSize", "Standard_DC8es_v6", "50:TDX alone, 50:SEV-SNP in another", "the TEE is the other one"},
 	{"/vault/type", "Microsoft.KeyVault/managedHSMs", "64", "a Managed HSM has no SKU to fall short of"},
-	{"/vm/properties/storageProfile/osDisk/osType", "Windows", "-:image, -:focal, -:plain root, -:token, -:cloud-init, -:sealed key, -:slot 10, -:resize, -:reseal", "its encryption is another, and no image is named"},
+	{"/vm/properties/storageProfile/osDisk/osType", "Windows", "-:mounts unread, -:PCR 12, -:image, -:focal, -:plain root, -:token, -:cloud-init, -:sealed key, -:slot 10, -:resize, -:reseal", "its encryption is another, and no image is named"},
 	{"/vm/properties/storageProfile/osDisk/diffDiskSettings", "", "24 25 26 27 31, -:the OS disk", "an ephemeral OS disk is no resource"},
 	{"/vm/properties/storageProfile/osDisk/createOption", "Attach", "-:focal, -:Trusted Launch, -:plain root", "no image is named whose properties could be known"},
 	{"/vm/properties/storageProfile/imageReference/exactVersion", "1.4.0", "-:focal, -:Trusted Launch, -:plain root", "a gallery's image has no entry"},
@@ -159,6 +159,7 @@ func TestOneBadFactIsNeverCompliant(t *testing.T) {
 // by itself. Each is a pattern of JSON pointers, of one row's cases alone where it
 // names the row, and is used or wrong.
 var idle = []struct{ row, pattern, why string }{
+	{"20", `/vm/properties/hardwareProfile.*`, "an instance shows its size in sku too"},
 	{"33", `/des/properties/previousKeys/0.*`, "row 33"},
 	{"58", `/key/key/key_ops/[01]`, "the case's are more than the two that count"},
 	{"74", `(/vm/properties/storageProfile/dataDisks/0/managedDisk|/dataDisks/0|/dataDES/0).*`, "the rule is off"},

@@ -414,6 +414,12 @@ func TestWordsThatAreTooLate(t *testing.T) {
 // VMBody lets the world be what operations are planned by; no plan here asks for it.
 func (f *fleet) VMBody(context.Context, cvm.VMID) ([]byte, error) { return nil, errNotHere }
 
+func (f *fleet) NetworkInterface(context.Context, string) (remedy.NetworkInterface, error) {
+	return remedy.NetworkInterface{}, errNotHere
+}
+
+func (f *fleet) Locks(context.Context, cvm.VMID) ([]remedy.Lock, error) { return nil, errNotHere }
+
 // A step is undone on a person's word, with a death at any point, and isn't taken
 // again until a person lets it. What was changed since isn't written over.
 func TestAStepIsUndone(t *testing.T) {
