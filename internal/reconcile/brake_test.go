@@ -204,7 +204,10 @@ func TestTheBreakerWithManyWorkers(t *testing.T) {
 	l := w.loop(t, policy.ModeEnforce)
 	l.Policy = doc
 	w.drain(t, l, nil)
-	if got := w.count("tags"); got != most || !w.breaker(t).Tripped {
+	// A change is counted before it is sent, and one that was counted isn't sent if
+	// another worker trips the breaker in between: never more, and of each other
+	// worker one fewer at most. How many exactly, one worker alone shows.
+	if got := w.count("tags"); got > most || got < most-(workers-1) || !w.breaker(t).Tripped {
 		t.Errorf("%d were changed, the most is %d; tripped %t", got, most, w.breaker(t).Tripped)
 	}
 	wrote := len(w.writes)
