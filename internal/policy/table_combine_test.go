@@ -232,4 +232,7 @@ func TestCombinationsSayWhatAllSay(t *testing.T) {
 		}
 	}
 	t.Logf("%d choices, %d pairs, %d of three and more", len(all), pairs, more)
+	if pairs < 11_000 || more < 3000 {
+		t.Errorf("%d pairs and %d larger combinations only", pairs, more)
+	}
 }
