@@ -24,10 +24,10 @@ import (
 type checkCmd struct {
 	VMs []string `arg:"" optional:"" name:"vm-id" help:"ARM ids of VMs."`
 	scope
-	From   string `placeholder:"DIR" help:"Judge a captured estate: a folder of bodies as Azure answers them. No Azure is needed; VM ids and the scope narrow it."`
-	At     string `placeholder:"TIME" help:"With --from: judge as of this time, such as 2026-01-15T00:00:00Z (default: now)."`
-	Policy string `placeholder:"FILE" help:"Policy document to judge by, in place of the one in the settings."`
-	All    bool   `help:"In the table, show every finding, not only those that fail or are unknown."`
+	From   string  `placeholder:"DIR" help:"Judge a captured estate: a folder of bodies as Azure answers them. No Azure is needed; VM ids and the scope narrow it."`
+	At     *string `placeholder:"TIME" help:"With --from: judge as of this time, such as 2026-01-15T00:00:00Z (default: now)."`
+	Policy string  `placeholder:"FILE" help:"Policy document to judge by, in place of the one in the settings."`
+	All    bool    `help:"In the table, show every finding, not only those that fail or are unknown."`
 	output
 }
 
@@ -91,8 +91,8 @@ func (cmd checkCmd) Run(c *console) error {
 	switch {
 	case cmd.From != "":
 		return cmd.runFrom(c)
-	case cmd.At != "":
-		return badArgument("--at", cmd.At, "it goes with --from: Azure shows what is now", "--from DIR --at 2026-01-15T00:00:00Z")
+	case cmd.At != nil:
+		return badArgument("--at", *cmd.At, "it goes with --from: Azure shows what is now", "--from DIR --at 2026-01-15T00:00:00Z")
 	}
 	ids, err := cmd.ids()
 	if err != nil {
@@ -414,7 +414,10 @@ func (cmd checkCmd) shown(all []checkedFinding) []checkedFinding {
 	same := map[checkedFinding]int{} // how many, by what is the same of them
 	at := map[checkedFinding]int{}
 	for _, f := range all {
-		if f.State != cvm.Fail && f.State != cvm.UnknownState {
+		switch {
+		case f.State == cvm.Fail, f.State == cvm.UnknownState, f.State == cvm.Exempt:
+		case f.Rule == "exemptions" && f.Reason != "": // one that has ended
+		default:
 			continue
 		}
 		cause := checkedFinding{State: f.State, Reason: f.Reason, Text: f.Text}

@@ -9,6 +9,7 @@ import (
 	"cvmguard/internal/config"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/estate"
+	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
 )
 
@@ -18,6 +19,7 @@ type orphan struct {
 	Name         string     `json:"name"`
 	SecurityType string     `json:"securityType"`
 	State        string     `json:"state"` // diskState as Azure spells it
+	Reason       string     `json:"reason"`
 }
 
 // runFrom judges a captured estate: what a live check asks of Azure is read from
@@ -51,8 +53,11 @@ func (cmd checkCmd) runFrom(c *console) error {
 	}
 	if len(cmd.VMs) == 0 {
 		for _, d := range captured.Orphans() {
-			if keep(d.ID.Subscription(), d.ID.ResourceGroup()) {
-				out.Orphans = append(out.Orphans, orphan{d.ID, d.Name, d.SecurityType, d.State})
+			if !keep(d.ID.Subscription(), d.ID.ResourceGroup()) {
+				continue
+			}
+			for _, f := range policy.JudgeOrphan(d) {
+				out.Orphans = append(out.Orphans, orphan{d.ID, d.Name, d.SecurityType, d.State, f.Reason})
 			}
 		}
 	}
@@ -70,12 +75,12 @@ func (cmd checkCmd) runFrom(c *console) error {
 
 // moment is the time to judge at.
 func (cmd checkCmd) moment(now func() time.Time) (time.Time, error) {
-	if cmd.At == "" {
+	if cmd.At == nil {
 		return now(), nil
 	}
-	t, err := time.Parse(time.RFC3339, cmd.At)
+	t, err := time.Parse(time.RFC3339, *cmd.At)
 	if err != nil {
-		return t, badArgument("--at", cmd.At, "it is not a time of RFC 3339, with date, time and zone", "--at 2026-01-15T00:00:00Z")
+		return t, badArgument("--at", *cmd.At, "it is not a time of RFC 3339, with date, time and zone", "--at 2026-01-15T00:00:00Z")
 	}
 	return t, nil
 }

@@ -69,6 +69,10 @@ func (cmd keyBlastCmd) Run(c *console) error {
 	} else {
 		tellBlast(c, blast)
 	}
+	if blast.Nothing() {
+		c.say("there is no such key at %s: it is deleted, or the URL is misspelt, and nothing that could be read names it; check it with `az keyvault key show --id …`", clean(string(id)))
+		return exitStatus(exitCannot)
+	}
 	if n := len(blast.Unread); n > 0 {
 		for _, u := range blast.Unread {
 			c.say("not read: %s: %s", u.Object, u.Why)

@@ -10,20 +10,25 @@ import (
 )
 
 // Vault reads a key vault or managed HSM: by its ARM id where that is known, else
-// by its host, whose id is looked up in Resource Graph once and remembered.
+// by its host, whose id is looked up in Resource Graph once and remembered. The host
+// decides: an id that is another vault's (a set's sourceVault beside a key URL of
+// elsewhere), or nobody's, is passed over.
 func (c *Client) Vault(ctx context.Context, ref cvm.VaultRef) (cvm.Vault, error) {
-	if ref.ID == "" {
-		id, err := c.VaultByHost(ctx, ref.Host)
-		if err != nil {
-			return cvm.Vault{}, err
+	if ref.ID != "" {
+		v, err := c.vaultByID(ctx, ref.ID)
+		if ref.Host == "" || err == nil && strings.EqualFold(v.Host, ref.Host) || err != nil && !fault.Is(err, fault.NotFound) {
+			return v, err
 		}
-		v, err := c.vaultByID(ctx, id)
-		if fault.Is(err, fault.NotFound) {
-			c.vaultIDs.forget(func(k string) bool { return k == strings.ToLower(ref.Host) })
-		}
-		return v, err
 	}
-	return c.vaultByID(ctx, ref.ID)
+	id, err := c.VaultByHost(ctx, ref.Host)
+	if err != nil {
+		return cvm.Vault{}, err
+	}
+	v, err := c.vaultByID(ctx, id)
+	if fault.Is(err, fault.NotFound) {
+		c.vaultIDs.forget(func(k string) bool { return k == strings.ToLower(ref.Host) })
+	}
+	return v, err
 }
 
 func (c *Client) vaultByID(ctx context.Context, id string) (cvm.Vault, error) {

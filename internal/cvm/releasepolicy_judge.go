@@ -111,9 +111,11 @@ type policyJudge struct {
 	bases  map[string][]term   // authority's base -> its alternatives
 	guest  int                 // claims of the guest dialect
 	other  int                 // all other claims
+	terms  int                 // alternatives that can be satisfied, of all branches
 }
 
 func (j *policyJudge) branch(b branch, terms []term) {
+	j.terms += len(terms)
 	kind, base := authorityOf(b.authority, j.q.ExtraAuthorities)
 	switch kind {
 	case authorityForeign:
@@ -200,6 +202,9 @@ func short(s string) string {
 // region judges rows 49 and 50 by the union of the region's branches.
 func (j *policyJudge) region() {
 	if j.q.Region == "" {
+		if j.terms == 0 {
+			j.add("key-policy-region-missing", Fail, "high", "", "Nothing can satisfy the policy: the key is released to nobody, and no VM on it can boot.")
+		}
 		return
 	}
 	region := FoldRegion(j.q.Region)

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -369,4 +370,24 @@ func weakByWorlds(c condition) (weak, ok bool) {
 		}
 	}
 	return false, true
+}
+
+// A policy that nothing can satisfy lets no VM boot, whatever its region.
+func TestAPolicyForNobody(t *testing.T) {
+	const a = `"authority":"https://sharedweu.weu.attest.azure.net"`
+	for _, text := range []string{
+		`{"version":"1.0.0","anyOf":[]}`,
+		`{"version":"1.0.0","anyOf":[{` + a + `,"anyOf":[]}]}`,
+		`{"version":"1.0.0","anyOf":[{` + a + `,"allOf":[{"claim":"x-ms-compliance-status","equals":"azure-compliant-cvm"},{"claim":"x-ms-compliance-status","equals":"no"}]}]}`,
+	} {
+		for _, region := range []string{"", "westeurope"} {
+			var codes []string
+			for _, f := range JudgeReleasePolicy(ReleasePolicy{Present: true, Immutable: true, Decoded: text}, PolicyQuestion{Region: region, TEE: TEESNP}) {
+				codes = append(codes, string(f.State)+" "+f.Code)
+			}
+			if !slices.Contains(codes, "fail key-policy-region-missing") && !slices.Contains(codes, "unknown key-policy-unreadable") {
+				t.Errorf("%s in %q: %q", text, region, codes)
+			}
+		}
+	}
 }

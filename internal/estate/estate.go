@@ -24,6 +24,7 @@ type Estate struct {
 	versions map[string][]version
 	deleted  map[string]string       // folded key URL without a version -> file
 	onSet    map[string][]cvm.DiskID // disks that were seen on a disk encryption set
+	pages    map[string]pages        // of listings, by the type of what they list
 	views    map[string]view         // instance views in files of their own, by folded VM id
 	unnamed  [][]string              // lists of ids that don't say whose they are
 
@@ -166,6 +167,9 @@ func (e *Estate) Key(_ context.Context, id cvm.KeyID, _ bool) (cvm.Key, error) {
 	}
 	k, err := e.keys.get(id.Fold(), string(id))
 	if err != nil {
+		if len(e.versions[name]) > 0 && e.keys[id.Fold()] == nil {
+			err = unread(string(id), notCaptured, fmt.Sprintf("%s is not among the captured files; another version of the key is (%s)", id, e.versions[name][0].id.Version()))
+		}
 		return k, e.deletedOr(name, err)
 	}
 	if file := e.deleted[name]; file != "" {
@@ -237,7 +241,7 @@ func (s shelf[T]) get(fold, object string) (T, error) {
 	var zero T
 	switch v, ok := s[fold]; {
 	case !ok || v.file == "" && v.bad == "":
-		return zero, unread(object, notCaptured, "it is not among the captured files")
+		return zero, unread(object, notCaptured, object+" is not among the captured files")
 	case v.bad != "":
 		return zero, unread(object, notCaptured, v.bad)
 	default:

@@ -162,5 +162,5 @@ func (e *Estate) trouble(file, format string, args ...any) {
 func empty() *Estate {
 	return &Estate{vms: shelf[cvm.VM]{}, disks: shelf[cvm.Disk]{}, sets: shelf[cvm.DES]{}, vaults: shelf[vaultBody]{}, keys: shelf[cvm.Key]{},
 		skus: map[string]cvm.TEE{}, lists: shelf[[]cvm.DiskID]{}, versions: map[string][]version{}, deleted: map[string]string{},
-		onSet: map[string][]cvm.DiskID{}, views: map[string]view{}}
+		onSet: map[string][]cvm.DiskID{}, pages: map[string]pages{}, views: map[string]view{}}
 }

@@ -361,3 +361,35 @@ func FuzzBody(f *testing.F) {
 		e.Orphans()
 	})
 }
+
+// A listing whose last page isn't there is told of; two instance views that differ
+// are used neither; and what is told comes in one order.
+func TestPagesAndViews(t *testing.T) {
+	const id = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm"
+	vm := func(n, more string) []byte {
+		return []byte(`{"value":[{"id":"` + id + n + `","type":"Microsoft.Compute/virtualMachines","name":"vm` + n + `","location":"westeurope","properties":{"vmId":"x"}}]` + more + `}`)
+	}
+	const next = `,"nextLink":"https://management.azure.com/next"`
+	if e := estate.Of(map[string][]byte{"a.json": vm("1", next), "b.json": vm("2", "")}); len(e.Troubles()) > 0 {
+		t.Errorf("all pages are there: %v", e.Troubles())
+	}
+	if e := estate.Of(map[string][]byte{"a.json": vm("1", next), "b.json": vm("2", next)}); len(e.Troubles()) != 1 || !strings.Contains(e.Troubles()[0].Why, "nextLink") {
+		t.Errorf("the last page isn't there: %v", e.Troubles())
+	}
+	files := map[string][]byte{}
+	for _, n := range []string{"1", "2", "3"} {
+		files["vm"+n+".json"] = vm(n, "")
+		files["view"+n+"a.json"] = []byte(`{"id":"` + id + n + `/instanceView","hyperVGeneration":"V1"}`)
+		files["view"+n+"b.json"] = []byte(`{"id":"` + id + n + `/instanceView","hyperVGeneration":"V2"}`)
+	}
+	first := estate.Of(files).Troubles()
+	for range 20 {
+		e := estate.Of(files)
+		if !slices.Equal(e.Troubles(), first) || len(first) != 3 {
+			t.Fatalf("%v, then %v", first, e.Troubles())
+		}
+		if g := e.Captured()[0].Generation; g != "" {
+			t.Fatalf("one of two views counts: %s", g)
+		}
+	}
+}

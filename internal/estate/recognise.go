@@ -2,9 +2,12 @@ package estate
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,10 +81,34 @@ func (e *Estate) value(file string, raw []byte, depth int) bool {
 	if !ok {
 		return false
 	}
+	e.page(file, m, list)
 	if ids, ok := textsOf(list); ok {
 		return e.associated(file, m, ids)
 	}
 	return e.list(file, list, depth)
+}
+
+// page keeps count of the pages of listings: one with a nextLink isn't the last.
+func (e *Estate) page(file string, m object, list []json.RawMessage) {
+	kind := "?"
+	if len(list) > 0 {
+		if first, ok := objectOf(list[0]); ok {
+			kind = strings.ToLower(cmp.Or(first.text("type"), typeOfID(first.text("id"))))
+		}
+	}
+	p := e.pages[kind]
+	if m.text("nextLink") != "" {
+		p.more = append(p.more, file)
+	} else {
+		p.last++
+	}
+	e.pages[kind] = p
+}
+
+// pages are the pages that were seen of listings of one kind.
+type pages struct {
+	more []string // files that have a page after them
+	last int      // how many have none
 }
 
 func (e *Estate) list(file string, list []json.RawMessage, depth int) bool {
@@ -121,7 +148,12 @@ func (e *Estate) body(file string, raw []byte, m object) (used, known bool) {
 	}
 	id := m.text("id")
 	if vm, ok := cutSuffixFold(id, "/instanceView"); ok {
-		e.views[strings.ToLower(vm)] = view{raw, file}
+		fold := strings.ToLower(vm)
+		if first, twice := e.views[fold]; twice && !bytes.Equal(first.body, raw) {
+			e.trouble(file, "%s shows the instance view of %s differently; keep the one that is right", first.file, vm)
+			raw = nil // neither is used
+		}
+		e.views[fold] = view{raw, file}
 		return true, true
 	}
 	typ := strings.ToLower(m.text("type"))
@@ -374,9 +406,9 @@ func (e *Estate) hangOn(file, des string, ids []string) bool {
 
 // finish ties together what was in files of its own.
 func (e *Estate) finish() {
-	for id, v := range e.views {
-		vm := e.vms[id]
-		if vm == nil || !vm.good() || vm.value.InstanceView {
+	for _, id := range slices.Sorted(maps.Keys(e.views)) {
+		v, vm := e.views[id], e.vms[id]
+		if v.body == nil || vm == nil || !vm.good() || vm.value.InstanceView {
 			continue
 		}
 		if err := cvm.ParseInstanceView(v.body, &vm.value); err != nil {
@@ -388,6 +420,11 @@ func (e *Estate) finish() {
 			if set != "" {
 				e.onSet[set.Fold()] = append(e.onSet[set.Fold()], d.ID)
 			}
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(e.pages)) {
+		if p := e.pages[kind]; len(p.more) > 0 && p.last == 0 {
+			e.trouble(p.more[len(p.more)-1], "it is a page of a listing with more after it (nextLink), and the last page isn't there: capture the rest")
 		}
 	}
 	for _, l := range e.unnamed {

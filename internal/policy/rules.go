@@ -96,6 +96,9 @@ func Explain(rule string) (text string, ok bool) {
 	fmt.Fprintf(&b, "Checks    %s\nWhy       %s\nFix       %s\n", r.Checks, r.Why, r.Fix)
 	fmt.Fprintf(&b, "Severity  %s\nRemedy    %s\nRests on  %s\nJudged on %s\nDefault   %s\nSee       %s\n",
 		r.Severity, orNone(string(r.Class)), r.Needs, strings.Join(r.On, ", "), r.Default, r.Doc)
+	if Exemptible(r.ID) {
+		fmt.Fprintf(&b, "Exempt    exemptions: [{rules: [%s], owner: WHO, reason: WHY, until: DAY, scope: {vm: ID}}] in the policy document\n", r.ID)
+	}
 	return b.String(), true
 }
 

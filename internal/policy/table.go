@@ -101,7 +101,7 @@ func desRules() []Rule {
 			Fix:    "Repeat the same update with all its VMs deallocated."},
 		{ID: "des-auto-rotation", Title: "Automatic key rotation is off", Severity: Medium, Class: InPlace, Needs: NeedsAzure,
 			Doc: docRotation, On: des, judge: judgeAutoRotation,
-			Checks: "rotationToLatestKeyVersionEnabled is false on a confidential set whose disks are all of version V1.",
+			Checks: "rotationToLatestKeyVersionEnabled is false on a confidential set whose disks are all of version V1; where a disk is of V2, or a version isn't shown, it is noted.",
 			Why:    "Rotation without a stop isn't supported for such disks.",
 			Fix:    "Set the flag to false; rotate in a window with all VMs of the set deallocated."},
 		{ID: "des-rotation", Title: "No key rotation is stuck", Severity: Medium, Class: NeedsPerson, Needs: NeedsAzure,

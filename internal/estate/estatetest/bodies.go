@@ -52,6 +52,15 @@ func (c *Chain) Bodies() []Body {
 // IsKey says whether a body is the key plane's.
 func IsKey(b Body) bool { _, ok := b["key"]; return ok }
 
+// Copy is a body that can be changed by itself.
+func Copy(b Body) Body {
+	text, err := json.Marshal(b)
+	if err != nil {
+		panic(err)
+	}
+	return parse("%s", text)
+}
+
 func parse(format string, args ...any) Body {
 	d := json.NewDecoder(bytes.NewReader([]byte(fmt.Sprintf(format, args...))))
 	var b Body

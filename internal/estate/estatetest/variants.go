@@ -254,6 +254,15 @@ func faults() []Variant {
 		{"no attributes", func(c *Chain, _ int) { Drop(c.Key, "attributes") }, unclear, because("key-attributes-unread"), false},
 
 		{"standard vault", vaultSet("standard", "sku", "name"), bad, because("vault-not-premium"), false},
+		{"the set names another vault", func(c *Chain, _ int) {
+			other := Copy(c.Vault)
+			Set(other, Text(other, "id")+"x", "id")
+			Set(other, Text(other, "name")+"x", "name")
+			Set(other, strings.Replace(Text(other, "properties", "vaultUri"), ".", "x.", 1), "properties", "vaultUri")
+			c.More = append(c.More, other)
+			Set(c.DES, Body{"id": Text(other, "id")}, "properties", "activeKey", "sourceVault")
+			Set(c.Vault, "standard", "properties", "sku", "name")
+		}, bad, because("vault-not-premium"), false},
 		{"no purge protection", func(c *Chain, _ int) { Drop(c.Vault, "properties", "enablePurgeProtection") }, bad, because("vault-no-purge-protection"), false},
 		{"no soft delete", vaultSet(false, "enableSoftDelete"), bad, because("vault-no-soft-delete"), false},
 		{"vault elsewhere", func(c *Chain, _ int) { Set(c.Vault, "westus", "location") }, bad, because("vault-region-mismatch"), false},
