@@ -3,7 +3,6 @@ package remedy
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"cvmguard/internal/cvm"
@@ -121,73 +120,6 @@ func (a *AzureApplier) recreationAct(s Step) (act, bool) {
 	return act{}, false
 }
 
-// planStands says why what the plan rests on doesn't hold any more, "" if it does.
-func (a *AzureApplier) planStands(ctx context.Context, az Recreator, s Step) (string, error) {
-	if a.Now == nil {
-		return "there is no clock to tell whether a key has expired", nil
-	}
-	id := vmOf(s)
-	vm, err := az.VM(ctx, id)
-	if err != nil {
-		return "", err
-	}
-	path, err := readDESPath(ctx, az, cvm.DESID(s.Args[argDES]), a.Policy)
-	if err != nil {
-		return "", err
-	}
-	var out doubts
-	next := boot{vm: vm, des: path.DES, key: path.Key, vault: path.Vault, rights: path.Rights}
-	next.vm.Size, next.vm.SecurityType = s.Args[argSize], "ConfidentialVM"
-	next.vm.OSDisk = cvm.OSDiskRef{ID: vm.OSDisk.ID, SecurityEncryptionType: cvm.EncryptDisk, SecureDES: cvm.DESID(s.Args[argDES])}
-	out.list = next.doubts(a.Policy, a.Now())
-	body, err := az.VMBody(ctx, id)
-	if err != nil {
-		return "", err
-	}
-	around, err := readSurroundings(ctx, az, id, body)
-	if err != nil {
-		return "", err
-	}
-	around.doubts(&out)
-	lack, err := lacking(ctx, az, id, body)
-	if err != nil {
-		return "", err
-	}
-	out.list = append(out.list, lack...)
-	sized := vm
-	sized.Size = s.Args[argSize]
-	if err := a.sizeDoubts(ctx, sized, &out); err != nil {
-		return "", err
-	}
-	return strings.Join(out.list, "; "), nil
-}
-
-func (a *AzureApplier) lookCheckRecreation(ctx context.Context, s Step, _ Secrets) (Progress, error) {
-	az, err := a.recreator(s)
-	if err != nil {
-		return Progress{}, err
-	}
-	body, err := az.VMBody(ctx, vmOf(s))
-	if err != nil {
-		return Progress{}, err
-	}
-	same, err := unchanged(body, s.Args[argDigest])
-	switch {
-	case err != nil:
-		return Progress{}, err
-	case !same:
-		return refuse(s, "the VM isn't as it was when the plan was made; stop this operation and plan again"), nil
-	}
-	why, err := a.planStands(ctx, az, s)
-	if err != nil {
-		return Progress{}, err
-	}
-	if why != "" {
-		return refuse(s, "%s", why), nil
-	}
-	return effected(), nil
-}
-
 func (a *AzureApplier) lookKeepParts(ctx context.Context, s Step, _ Secrets) (Progress, error) {
 	az, err := a.recreator(s)
 	if err != nil {
@@ -204,6 +136,13 @@ func (a *AzureApplier) lookKeepParts(ctx context.Context, s Step, _ Secrets) (Pr
 	if err != nil {
 		return Progress{}, err
 	}
+	asPlanned, err := unchanged(body, s.Args[argDigest])
+	switch {
+	case err != nil:
+		return Progress{}, err
+	case !asPlanned:
+		return refuse(s, "%s; stop this operation and plan again", notAsPlanned), nil
+	}
 	ok, err := kept(body)
 	switch {
 	case err != nil:
@@ -214,6 +153,9 @@ func (a *AzureApplier) lookKeepParts(ctx context.Context, s Step, _ Secrets) (Pr
 	return notThere(), nil
 }
 
+// startKeepParts makes the PATCH of the VM as it is at this moment: its lists take
+// the place of the VM's, so one from the plan would detach what was attached since.
+// The etag is read before the body, so that what comes between them is a conflict.
 func (a *AzureApplier) startKeepParts(ctx context.Context, s Step, _ Secrets) (Progress, error) {
 	az, err := a.recreator(s)
 	if err != nil {
@@ -223,7 +165,22 @@ func (a *AzureApplier) startKeepParts(ctx context.Context, s Step, _ Secrets) (P
 	if err != nil {
 		return Progress{}, err
 	}
-	return az.BeginVMPatch(ctx, vmOf(s), vm.ETag, []byte(s.Args[argBody]))
+	body, err := az.VMBody(ctx, vmOf(s))
+	if err != nil {
+		return Progress{}, err
+	}
+	asPlanned, err := unchanged(body, s.Args[argDigest])
+	switch {
+	case err != nil:
+		return Progress{}, err
+	case !asPlanned:
+		return refuse(s, "%s; stop this operation and plan again", notAsPlanned), nil
+	}
+	patch, err := keepBody(body)
+	if err != nil {
+		return Progress{}, err
+	}
+	return az.BeginVMPatch(ctx, vmOf(s), vm.ETag, []byte(patch))
 }
 
 func (a *AzureApplier) lookTakeDown(ctx context.Context, s Step, _ Secrets) (Progress, error) {
@@ -235,8 +192,6 @@ func (a *AzureApplier) lookTakeDown(ctx context.Context, s Step, _ Secrets) (Pro
 		return effected(), nil
 	case vm.Power == "deallocating", vm.Power == "starting", moving(vm.ProvisioningState):
 		return inMotion(), nil
-	case s.Args[argDES] == "":
-		return notThere(), nil // of the way back: nothing of the new VM is needed any more
 	}
 	az, err := a.recreator(s)
 	if err != nil {
@@ -247,7 +202,7 @@ func (a *AzureApplier) lookTakeDown(ctx context.Context, s Step, _ Secrets) (Pro
 		return Progress{}, err
 	}
 	if why != "" {
-		return refuse(s, "%s", why), nil
+		return refuse(s, "%s; mend what is named and resume, or stop this operation and plan again", why), nil
 	}
 	return notThere(), nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"cvmguard/internal/cvm"
@@ -45,16 +46,13 @@ func (a *AzureApplier) lookDeleteVM(ctx context.Context, s Step, _ Secrets) (Pro
 	case !ok:
 		return refuse(s, "a disk or network interface would be deleted with the VM: somebody has set its deleteOption back; stop the operation and plan again"), nil
 	}
-	if source := cvm.DiskID(s.Args[argSource]); source != "" { // of the way back
-		disk, err := az.Disk(ctx, source)
-		switch {
-		case fault.Is(err, fault.NotFound):
-			return refuse(s, "the old OS disk %s is gone: there is nothing to go back to; stop the operation and start the VM", source), nil
-		case err != nil:
-			return Progress{}, err
-		case disk.ManagedBy != "":
-			return refuse(s, "the old OS disk %s is attached to %s; detach it there", source, disk.ManagedBy), nil
-		}
+	// It may have been down for days: a pause has no end of its own.
+	why, err := a.planStands(ctx, az, s)
+	switch {
+	case err != nil:
+		return Progress{}, err
+	case why != "":
+		return refuse(s, "the VM is down and not deleted, for what is to be created is in doubt: %s; mend what is named and resume, or stop the operation, start the VM (%s) and plan again", why, azStart(vmOf(s))), nil
 	}
 	return notThere(), nil
 }
@@ -67,8 +65,13 @@ func (a *AzureApplier) startDeleteVM(ctx context.Context, s Step, _ Secrets) (Pr
 	return az.BeginVMDelete(ctx, vmOf(s))
 }
 
-// lookCreateVM: a VM that isn't the old one is there and settled.
+// lookCreateVM: the VM that the step's body describes is there and settled. Another
+// unique id alone doesn't tell it from one that somebody else created in the gap.
 func (a *AzureApplier) lookCreateVM(ctx context.Context, s Step, _ Secrets) (Progress, error) {
+	want, err := described(vmOf(s), s.Args[argBody])
+	if err != nil {
+		return Progress{}, fault.New(fault.Bug, "creating VM", s.Target, "%w", err)
+	}
 	vm, err := a.Azure.VM(ctx, vmOf(s))
 	switch {
 	case fault.Is(err, fault.NotFound):
@@ -82,10 +85,58 @@ func (a *AzureApplier) lookCreateVM(ctx context.Context, s Step, _ Secrets) (Pro
 		return refuse(s, "the old VM is still there"), nil
 	case moving(vm.ProvisioningState):
 		return inMotion(), nil
-	case same(vm.ProvisioningState, "Succeeded"):
+	}
+	settled := same(vm.ProvisioningState, "Succeeded")
+	if others := foreign(vm, want, settled); len(others) > 0 {
+		return refuse(s, "somebody created another VM of that name: %s; see in its activity log who did; resume once they have deleted it, or stop the operation", strings.Join(others, ", ")), nil
+	}
+	if settled {
 		return effected(), nil
 	}
 	return refuse(s, "the new VM is %s; look at its activity log, then go back (cvmguard recreate back), or delete it together with its new OS disk, never the old one, and resume", vm.ProvisioningState), nil
+}
+
+// described is the VM that a body creates, as it would be read.
+func described(id cvm.VMID, body string) (cvm.VM, error) {
+	var vm object
+	if err := json.Unmarshal([]byte(body), &vm); err != nil {
+		return cvm.VM{}, fmt.Errorf("the new VM's body can't be read: %w", err)
+	}
+	return shownAs(id, vm)
+}
+
+// shownAs reads a body that creates a VM as if ARM showed it.
+func shownAs(id cvm.VMID, body object) (cvm.VM, error) {
+	shown := object{"id": string(id), "name": id.Name(), "type": "Microsoft.Compute/virtualMachines"}
+	maps.Copy(shown, body)
+	text, err := canonical(shown)
+	if err != nil {
+		return cvm.VM{}, err
+	}
+	vm, err := cvm.ParseVM([]byte(text))
+	if err != nil {
+		return vm, fmt.Errorf("the new VM's body can't be read back: %w", err)
+	}
+	return vm, nil
+}
+
+// foreign says in what a VM isn't the one that was to be created. Of one that didn't
+// come up (settled is false) ARM may not show the disk.
+func foreign(vm, want cvm.VM, settled bool) []string {
+	var out doubts
+	differs := func(what, is, wanted string) {
+		out.when(wanted != "" && !same(is, wanted) && (settled || is != ""), "%s is %q, not %q", what, is, wanted)
+	}
+	out.when(cvm.SecurityOf(vm) != cvm.SecurityOf(want) && (settled || vm.SecurityType != ""), "its security type is %q, not %q", vm.SecurityType, want.SecurityType)
+	differs("its size", vm.Size, want.Size)
+	differs("its OS disk", vm.OSDisk.Name, want.OSDisk.Name)
+	differs("its OS disk", string(vm.OSDisk.ID), string(want.OSDisk.ID)) // on the way back
+	differs("its disk encryption set", string(vm.OSDisk.SecureDES), string(want.OSDisk.SecureDES))
+	differs("its image", vm.Image.ID, want.Image.ID)
+	for _, part := range [][2]string{{vm.Image.Publisher, want.Image.Publisher}, {vm.Image.Offer, want.Image.Offer}, {vm.Image.SKU, want.Image.SKU}} {
+		differs("its image", part[0], part[1])
+	}
+	return out.list
 }
 
 func (a *AzureApplier) startCreateVM(ctx context.Context, s Step, _ Secrets) (Progress, error) {

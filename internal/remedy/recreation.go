@@ -3,6 +3,7 @@ package remedy
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,9 +45,11 @@ type RecreationInput struct {
 
 // Names of a re-creation's arguments and of what was before.
 const (
-	argVMUnique  = "vmId"   // ARM's unique id of the VM that is replaced
-	argBody      = "body"   // the body to put, JSON
-	argSource    = "source" // the old OS disk
+	argVMUnique  = "vmId"    // ARM's unique id of the VM that is replaced
+	argBody      = "body"    // the body to put, JSON
+	argSource    = "source"  // the old OS disk, which a re-creation leaves behind
+	argOldDisk   = "oldDisk" // the same, to which the way back leads
+	argNeeds     = "needs"   // rights on what the VM to create names: "action scope", comma
 	argLocation  = "location"
 	argDigest    = "digest"    // of what the plan rests on
 	argPrincipal = "principal" // of the old VM's own identity, "" if it has none
@@ -120,15 +123,16 @@ func PlanRecreation(in RecreationInput) (Operation, error) {
 		Lost:  b.lost,
 		Notes: slices.Concat(c.notes, recreationNotes(vm), b.notes),
 	}
+	rests := restsOn{argDES: string(c.des), argDigest: b.digest, argSize: c.size, argNeeds: b.needs}
 	steps := []Step{
-		{Kind: CheckRecreation, Target: string(vm.ID), Disturbs: DisturbsNone, Args: map[string]string{argDES: string(c.des), argDigest: b.digest, argSize: c.size, argLocation: vm.Location},
+		{Kind: CheckRecreation, Target: string(vm.ID), Disturbs: DisturbsNone, Args: rests.and(argLocation, vm.Location),
 			Does: "Reads once more all that the plan rests on: the VM as it was planned for, the disk encryption set, its key and rights, the size. Changes nothing."},
-		{Kind: KeepParts, Target: string(vm.ID), Disturbs: DisturbsNone, Args: map[string]string{argBody: b.keep},
+		{Kind: KeepParts, Target: string(vm.ID), Disturbs: DisturbsNone, Args: map[string]string{argDigest: b.digest, argBody: b.keep}, // the body is for the script, which compares first
 			Does: "Sets the VM's OS disk, data disks and network interfaces to stay when the VM is deleted.", Undo: "Set their deleteOption back, if you want them deleted with the VM."},
 		{Kind: TakeDown, Target: string(vm.ID), Disturbs: DisturbsDeallocate, Does: "Deallocates the VM.", Undo: azStart(vm.ID),
-			Needs: []string{"The key path of the new VM is good, read just before."}, Args: map[string]string{argDES: string(c.des), argSize: c.size, argSource: string(vm.OSDisk.ID), argPrincipal: vm.PrincipalID}},
-		{Kind: DeleteVM, Target: string(vm.ID), Disturbs: DisturbsRecreate, Args: map[string]string{argVMUnique: vm.UniqueID},
-			Does: "Deletes the VM, not its disks and network interfaces.", Needs: []string{"It is deallocated.", "Its disks and network interfaces are set to stay.", "It is still the VM that the plan was made for."},
+			Needs: []string{"All that the plan rests on is good, read just before."}, Args: rests.and(argSource, string(vm.OSDisk.ID), argPrincipal, vm.PrincipalID)},
+		{Kind: DeleteVM, Target: string(vm.ID), Disturbs: DisturbsRecreate, Args: rests.and(argVMUnique, vm.UniqueID),
+			Does: "Deletes the VM, not its disks and network interfaces.", Needs: []string{"It is deallocated.", "Its disks and network interfaces are set to stay.", "It is still the VM that the plan was made for.", "All that the plan rests on is good, read just before."},
 			Undo: "Create the VM on its old OS disk: see how to go back."},
 		{Kind: CreateVM, Target: string(vm.ID), Disturbs: DisturbsNone, Args: map[string]string{argBody: b.create, argVMUnique: vm.UniqueID},
 			Does: fmt.Sprintf("Creates %s anew, confidential, with its old network interfaces and data disks.", vm.Name), Undo: "Create the VM on its old OS disk: see how to go back.",
@@ -143,6 +147,18 @@ func PlanRecreation(in RecreationInput) (Operation, error) {
 	o.Steps = number(steps)
 	o.Back = backTold(in, b)
 	return o, nil
+}
+
+// restsOn are the arguments of the steps that read once more what the plan rests on.
+type restsOn map[string]string
+
+// and gives them with others beside, in pairs.
+func (r restsOn) and(pairs ...string) map[string]string {
+	out := maps.Clone(r)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		out[pairs[i]] = pairs[i+1]
+	}
+	return out
 }
 
 // timeRecreate is by how much a VM's downtime is estimated. Azure promises nothing.
@@ -220,16 +236,19 @@ func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []by
 		return Operation{}, fault.New(fault.Blocked, what, op.Object, "%s: there is nothing to go back to; the new VM is left as it is", strings.Join(out.list, "; "))
 	default:
 		unique = current.Value.UniqueID
-		keep, err := keepBody(currentBody)
+		rests, err := backRestsOn(op, made.Before[BeforeBody], currentBody)
 		if err != nil {
 			return Operation{}, fault.New(fault.Bug, what, op.Object, "%w", err)
 		}
 		o.VMs = []OperationVM{{ID: current.Value.ID, Running: current.Value.Power == powerRunning, Downtime: timeRecreate}}
 		o.Steps = append(o.Steps,
-			Step{Kind: KeepParts, Target: op.Object, Disturbs: DisturbsNone, Args: map[string]string{argBody: keep}, Does: "Sets the new VM's disks and network interfaces to stay when it is deleted."},
-			Step{Kind: TakeDown, Target: op.Object, Disturbs: DisturbsDeallocate, Does: "Deallocates the new VM.", Undo: azStart(current.Value.ID)},
-			Step{Kind: DeleteVM, Target: op.Object, Disturbs: DisturbsRecreate, Args: map[string]string{argVMUnique: unique, argSource: string(source)}, Does: "Deletes the new VM, not its disks and network interfaces.",
-				Needs: []string{"The old OS disk is there, and attached to no VM."}})
+			Step{Kind: CheckRecreation, Target: op.Object, Disturbs: DisturbsNone, Args: rests.and(),
+				Does: "Reads once more all that the way back rests on: the new VM as it is now, the old OS disk, locks, rights, the old size, and the old VM's key path if it was confidential. Changes nothing."},
+			Step{Kind: KeepParts, Target: op.Object, Disturbs: DisturbsNone, Args: map[string]string{argDigest: rests[argDigest]}, Does: "Sets the new VM's disks and network interfaces to stay when it is deleted."},
+			Step{Kind: TakeDown, Target: op.Object, Disturbs: DisturbsDeallocate, Args: rests.and(), Does: "Deallocates the new VM.", Undo: azStart(current.Value.ID),
+				Needs: []string{"All that the way back rests on is good, read just before."}},
+			Step{Kind: DeleteVM, Target: op.Object, Disturbs: DisturbsRecreate, Args: rests.and(argVMUnique, unique), Does: "Deletes the new VM, not its disks and network interfaces.",
+				Needs: []string{"The old OS disk is there, and attached to no VM.", "All that the way back rests on is good, read just before."}})
 	}
 	o.Steps = append(o.Steps, Step{Kind: CreateVM, Target: op.Object, Disturbs: DisturbsNone, Does: "Creates the VM on its old OS disk.",
 		Args: map[string]string{argBody: made.Before[BeforeBody], argVMUnique: unique}})
@@ -241,6 +260,28 @@ func PlanRecreationBack(op Operation, current cvm.Fact[cvm.VM], currentBody []by
 	}
 	o.Steps = number(o.Steps)
 	return o, nil
+}
+
+// backRestsOn is what the way back rests on: body is what creates the old VM,
+// current what stands there now.
+func backRestsOn(op Operation, body string, current []byte) (restsOn, error) {
+	var old object
+	if err := json.Unmarshal([]byte(body), &old); err != nil {
+		return nil, fmt.Errorf("the old VM's body can't be read: %w", err)
+	}
+	vm, err := shownAs(cvm.VMID(op.Object), old)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := carriedDigest(current)
+	if err != nil {
+		return nil, err
+	}
+	r := restsOn{argDigest: digest, argSize: vm.Size, argNeeds: needsOf(old), argOldDisk: string(OldOSDisk(op))}
+	if cvm.SecurityOf(vm) == cvm.SecurityConfidential {
+		r[argDES] = string(vm.OSDisk.SecureDES)
+	}
+	return r, nil
 }
 
 // OldOSDisk is the OS disk that a re-creation leaves behind, "" if the operation is

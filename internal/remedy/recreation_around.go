@@ -69,37 +69,72 @@ func interfaceIDs(body []byte) []string {
 	return out
 }
 
+// needsOf lists the rights that Azure asks for on what a body names when a VM is
+// created of it: "action scope", separated by commas. Images of shared and community
+// galleries aren't resources of a subscription: nobody has rights on them.
+func needsOf(body object) string {
+	var out []string
+	need := func(id string, actions ...string) {
+		for _, action := range actions {
+			if id != "" {
+				out = append(out, action+" "+id)
+			}
+		}
+	}
+	props := inner(body, "properties")
+	for _, v := range interfaces(props) {
+		need(orText(v.(object)["id"], ""), "Microsoft.Network/networkInterfaces/join/action")
+	}
+	for identity := range inner(inner(body, "identity"), "userAssignedIdentities") {
+		need(identity, "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action")
+	}
+	need(orText(at(props, "capacityReservation", "capacityReservationGroup", "id"), ""), "Microsoft.Compute/capacityReservationGroups/deploy/action")
+	image := orText(at(props, "storageProfile", "imageReference", "id"), "")
+	const version = "Microsoft.Compute/galleries/images/versions/read"
+	switch lower := strings.ToLower(image); {
+	case strings.Contains(lower, "/galleries/") && strings.Contains(lower, "/versions/"):
+		need(image, version)
+	case strings.Contains(lower, "/galleries/"): // its newest version
+		need(image, "Microsoft.Compute/galleries/images/read", version)
+	default:
+		need(image, "Microsoft.Compute/images/read")
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
+}
+
 // lacking says which rights the re-creation's own steps would be refused for.
 // Without them the VM would be taken down and stay down.
-func lacking(ctx context.Context, az Recreator, id cvm.VMID, body []byte) ([]string, error) {
-	type need struct {
-		scope   string
-		actions []string
-	}
+func lacking(ctx context.Context, az Recreator, id cvm.VMID, needs string) ([]string, error) {
 	const vm = "Microsoft.Compute/virtualMachines"
-	needs := []need{{string(id), []string{vm + "/write", vm + "/deallocate/action", vm + "/delete", "Microsoft.Compute/disks/write"}}}
-	for _, nic := range interfaceIDs(body) {
-		needs = append(needs, need{nic, []string{"Microsoft.Network/networkInterfaces/join/action"}})
-	}
-	var shown object
-	if err := json.Unmarshal(body, &shown); err != nil {
-		return nil, fmt.Errorf("the VM's body can't be read: %w", err)
-	}
-	for identity := range inner(inner(shown, "identity"), "userAssignedIdentities") {
-		needs = append(needs, need{identity, []string{"Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"}})
+	asked := []string{string(id)}
+	actions := map[string][]string{string(id): {vm + "/write", vm + "/deallocate/action", vm + "/delete", "Microsoft.Compute/disks/write"}}
+	for need := range strings.SplitSeq(needs, ",") {
+		action, scope, ok := strings.Cut(need, " ")
+		if !ok {
+			continue
+		}
+		if _, ok := actions[scope]; !ok {
+			asked = append(asked, scope)
+		}
+		actions[scope] = append(actions[scope], action)
 	}
 	var out []string
-	for _, n := range needs {
-		lack, err := az.Lacking(ctx, n.scope, n.actions)
+	for _, scope := range asked {
+		lack, err := az.Lacking(ctx, scope, actions[scope])
 		if err != nil && passes(err) {
 			return nil, err
 		}
 		if err != nil {
-			out = append(out, fmt.Sprintf("cvmguard's own rights on %s weren't read (%s)", n.scope, fault.Action(err)))
+			out = append(out, fmt.Sprintf("cvmguard's own rights on %s weren't read (%s)", scope, fault.Action(err)))
 			continue
 		}
 		for _, action := range lack {
-			out = append(out, fmt.Sprintf("cvmguard's identity lacks %s on %s: deploy with grantRemedies and grantRecreation, or grant it", action, n.scope))
+			next := "deploy with grantRemedies and grantRecreation, or grant it"
+			if strings.HasSuffix(action, "/read") || strings.Contains(action, "capacityReservationGroups") {
+				next = "grant it there: few VMs need it, so the deployment doesn't"
+			}
+			out = append(out, fmt.Sprintf("cvmguard's identity lacks %s on %s: %s", action, scope, next))
 		}
 	}
 	slices.Sort(out)

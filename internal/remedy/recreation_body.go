@@ -13,6 +13,7 @@ import (
 // shows it, and what they leave out.
 type recreationBodies struct {
 	create, back, keep string // JSON
+	needs              string // rights on what the new VM names, as argNeeds has them
 	digest             string // of what is carried over: another one means that the VM was changed since
 	vm                 cvm.VM // the new VM as it would be read
 	extensions         []carriedExtension
@@ -80,16 +81,9 @@ func (in RecreationInput) bodies(c choice) (b recreationBodies, err error) {
 	if b.digest, err = carriedDigest(in.Body); err != nil {
 		return b, err
 	}
-	shown := object{"id": string(in.VM.ID), "name": in.VM.Name, "type": "Microsoft.Compute/virtualMachines"}
-	for k, v := range create {
-		shown[k] = v
-	}
-	text, err := canonical(shown)
-	if err != nil {
+	b.needs = needsOf(create)
+	if b.vm, err = shownAs(in.VM.ID, create); err != nil {
 		return b, err
-	}
-	if b.vm, err = cvm.ParseVM([]byte(text)); err != nil {
-		return b, fmt.Errorf("the new VM's body can't be read back: %w", err)
 	}
 	// It is decided by the image and known only then; nothing else rests on it.
 	b.vm.OSDisk.ID = cvm.DiskID(strings.Replace(string(in.VM.OSDisk.ID), in.VM.OSDisk.ID.Name(), newDiskName(in.VM), 1))

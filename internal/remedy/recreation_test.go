@@ -416,7 +416,8 @@ func TestARecreationStopsWhenTheWorldHasChanged(t *testing.T) {
 		}, "would be deleted"},
 		"the old VM is still there": {4, func(s *site) {}, "still there"},
 		"the creation ended badly": {4, func(s *site) {
-			s.vm.UniqueID, s.vm.ProvisioningState = "33333333-3333-3333-3333-333333333333", "Failed"
+			s.vm = cvm.VM{ID: vmID, Name: "vm1", UniqueID: "33333333-3333-3333-3333-333333333333", ProvisioningState: "Failed", SecurityType: "ConfidentialVM",
+				Size: "Standard_DC4as_v5", OSDisk: cvm.OSDiskRef{Name: "vm1-os-11111111"}}
 		}, "look at its activity log"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,7 +33,15 @@ func RecreationCommands(op Operation, bicep string) ([]string, error) {
 				az("disk-encryption-set", "show", "--ids", s.Args[argDES], "--query", "encryptionType", "--output", "tsv"),
 				az("vm", "list-skus", "--subscription", id.Subscription(), "--location", s.Args[argLocation], "--size", s.Args[argSize], "--output", "table"))
 		case KeepParts:
-			before = append(before, az("rest", "--method", "patch", "--url", string(id)+"?api-version="+vmAPIVersion, "--body", s.Args[argBody]))
+			// The body is of the plan's day, and its lists take the place of the VM's: what
+			// was attached since would be detached.
+			planned, err := attachedIn(op)
+			if err != nil {
+				return nil, fault.New(fault.Bug, "writing commands for", op.Object, "%w", err)
+			}
+			before = append(before, "ATTACHED=$("+az("vm", "show", "--ids", string(id), "--query", attachedQuery, "--output", "tsv")+` | tr '[:upper:]' '[:lower:]' | LC_ALL=C sort | tr '\n' ' ')`,
+				`if [ "$ATTACHED" != `+quote(planned)+` ]; then echo "The VM's disks or network interfaces aren't those of the plan; plan again: $ATTACHED" >&2; exit 1; fi`,
+				az("rest", "--method", "patch", "--url", string(id)+"?api-version="+vmAPIVersion, "--body", s.Args[argBody]))
 		case TakeDown:
 			if p := s.Args[argPrincipal]; p != "" {
 				before = append(before, az("role", "assignment", "list", "--subscription", id.Subscription(), "--assignee", p, "--all", "--output", "json")+" > "+quote(id.Name()+"-identity-roles.json"))
@@ -60,6 +68,43 @@ func RecreationCommands(op Operation, bicep string) ([]string, error) {
 		out = append(out, "  "+line)
 	}
 	return append(append(out, "fi"), after...), nil
+}
+
+// attachedQuery lists a VM's OS disk, its data disks with their LUNs and its network
+// interfaces, one a line.
+const attachedQuery = "[storageProfile.osDisk.managedDisk.id, storageProfile.dataDisks[].join('=', [to_string(lun), managedDisk.id]), networkProfile.networkInterfaces[].id][]"
+
+// attachedIn is what the query would list of the VM as it was planned for: in small
+// letters, sorted, each with a space behind it.
+func attachedIn(op Operation) (string, error) {
+	out := []string{string(OldOSDisk(op))}
+	for _, s := range op.Steps {
+		if s.Kind != KeepParts {
+			continue
+		}
+		var patch object
+		if err := json.Unmarshal([]byte(s.Args[argBody]), &patch); err != nil {
+			return "", fmt.Errorf("the body of step %s can't be read: %w", s.Kind, err)
+		}
+		props := inner(patch, "properties")
+		for _, v := range dataDisks(props) {
+			d := v.(object)
+			out = append(out, fmt.Sprintf("%v=%v", d["lun"], at(d, "managedDisk", "id")))
+		}
+		for _, v := range interfaces(props) {
+			out = append(out, orText(v.(object)["id"], ""))
+		}
+	}
+	for i := range out { // as tr does it
+		out[i] = strings.Map(func(r rune) rune {
+			if 'A' <= r && r <= 'Z' {
+				r += 'a' - 'A'
+			}
+			return r
+		}, out[i])
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ") + " ", nil
 }
 
 // RecreationScript is a shell script of the commands. It may be run again at any

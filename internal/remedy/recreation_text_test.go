@@ -2,6 +2,7 @@ package remedy
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,17 +124,19 @@ func TestTheScriptMayBeRunAgain(t *testing.T) {
 	write("az", `#!/bin/sh
 echo "$*" >> log
 case "$1 $2" in
-"vm show") cat vm 2>/dev/null || exit 3;;
+"vm show") case "$*" in *storageProfile*) cat attached;; *) cat vm 2>/dev/null || exit 3;; esac;;
 "vm delete") rm -f vm;;
 "deployment group") echo new-one > vm;;
 esac
 `)
 	write("vm", "11111111-1111-1111-1111-111111111111\n")
-	run := func() string {
+	attached := fmt.Sprintf("%s\n1=%s\n/subscriptions/x/NIC1\n", osID, data0ID)
+	run := func(refused ...string) string {
 		cmd := exec.CommandContext(t.Context(), "sh")
 		cmd.Stdin, cmd.Dir, cmd.Env = strings.NewReader(RecreationScript(commands)), dir, append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+		out, err := cmd.CombinedOutput()
+		if (err != nil) != (len(refused) > 0) || len(refused) > 0 && !strings.Contains(string(out), refused[0]) {
+			t.Fatalf("%v, want a refusal that says %q: %s", err, refused, out)
 		}
 		log, err := os.ReadFile(filepath.Join(dir, "log"))
 		if err != nil {
@@ -142,6 +145,14 @@ esac
 		write("log", "")
 		return string(log)
 	}
+	for name, text := range map[string]string{"a disk more": attached + "2=/subscriptions/x/new\n", "a disk less": string(osID) + "\n/subscriptions/x/nic1\n",
+		"another LUN": strings.Replace(attached, "1=", "3=", 1), "unread": ""} {
+		write("attached", text)
+		if log := run("aren't those of the plan; plan again"); strings.Contains(log, "rest --method patch") || strings.Contains(log, "vm deallocate") || strings.Contains(log, "vm delete") {
+			t.Errorf("%s: the VM is changed all the same: %s", name, log)
+		}
+	}
+	write("attached", attached)
 	if log := run(); !strings.Contains(log, "vm delete") || !strings.Contains(log, "deployment group create") || strings.Index(log, "vm delete") > strings.Index(log, "deployment group") {
 		t.Errorf("the first run: %s", log)
 	}
@@ -189,7 +200,7 @@ func TestThereIsNoWayBackToADiskThatIsGone(t *testing.T) {
 	delete(s.disks, osID)
 	a := s.applier(d)
 	a.Azure = s
-	if p := drive(t, s.world, a, back.Steps[2], false); p.State != Refused || !strings.Contains(p.Err.Error(), "is gone") {
+	if p := drive(t, s.world, a, back.Steps[3], false); p.State != Refused || !strings.Contains(p.Err.Error(), "is gone") {
 		t.Errorf("%s: %v", p.State, p.Err)
 	}
 }
