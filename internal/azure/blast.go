@@ -187,24 +187,5 @@ func (c *Client) DiskUsers(ctx context.Context, id cvm.DiskID) (cvm.Disk, []stri
 	if err != nil {
 		return cvm.Disk{}, nil, err
 	}
-	type users struct {
-		ManagedBy string   `json:"managedBy"`
-		All       []string `json:"managedByExtended"`
-	}
-	u, err := parsed(k, body, nil, func(body []byte) (users, error) {
-		var u users
-		return u, json.Unmarshal(body, &u)
-	})
-	if err != nil {
-		return cvm.Disk{}, nil, err
-	}
-	var list []string
-	seen := map[string]bool{}
-	for _, vm := range append([]string{u.ManagedBy}, u.All...) {
-		if vm != "" && !seen[strings.ToLower(vm)] {
-			seen[strings.ToLower(vm)] = true
-			list = append(list, vm)
-		}
-	}
-	return disk, list, nil
+	return disk, disk.Users(), nil
 }

@@ -1,6 +1,7 @@
 package cvm
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -126,6 +127,18 @@ type Disk struct {
 // be down for its encryption to be changed.
 func (d Disk) Shared() bool { return d.MaxShares > 1 || len(d.Holders) > 1 }
 
+// Users are the ids of all VMs that have the disk, each once: its manager's first,
+// then those that share it.
+func (d Disk) Users() []string {
+	var out []string
+	for _, id := range append([]string{d.ManagedBy}, d.Holders...) {
+		if id != "" && !slices.ContainsFunc(out, func(have string) bool { return strings.EqualFold(have, id) }) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
 // The disk encryption set types (note Vm, not VM).
 const (
 	DESTypeSSE          = "EncryptionAtRestWithCustomerKey"
@@ -196,6 +209,14 @@ type Vault struct {
 	PublicAccess      string         `json:"publicNetworkAccess,omitempty"`
 	AccessPolicies    []AccessPolicy `json:"accessPolicies,omitempty"`
 	ProvisioningState string         `json:"provisioningState,omitempty"`
+}
+
+// ShutsOutPlatform says whether the vault's firewall may keep Azure's own services
+// out, through which disks reach their key. Bypass knows two values, of which one
+// lets them in; any other isn't known to.
+func (v Vault) ShutsOutPlatform() bool {
+	shut := strings.EqualFold(v.DefaultAction, "Deny") || strings.EqualFold(v.PublicAccess, "Disabled")
+	return shut && !strings.EqualFold(v.Bypass, "AzureServices")
 }
 
 // AccessPolicy is one entry of a vault's accessPolicies, keys only.

@@ -8,8 +8,9 @@ import (
 	"cvmguard/internal/cvm"
 )
 
-// rotationTime is how long a rotation may be under way before it is doubted (row 33).
-const rotationTime = 24 * time.Hour
+// RotationTime is how long a rotation may be under way before it is doubted (row 33):
+// one that hasn't ended by then is half done, and the same update is sent again.
+const RotationTime = 24 * time.Hour
 
 func (s *subject) confidentialDES() bool {
 	return strings.EqualFold(s.des.Value.Type, cvm.DESTypeConfidential)
@@ -85,7 +86,7 @@ func judgeRotation(s *subject) []Finding {
 		switch {
 		case des.LastRotation.IsZero():
 			list = append(list, note(code, "A key rotation is under way; when it began isn't shown.", "des.previousKeys"))
-		case s.now.Before(des.LastRotation.Add(rotationTime)):
+		case s.now.Before(des.LastRotation.Add(RotationTime)):
 			list = append(list, note(code, "A key rotation is under way.", "des.previousKeys", "des.lastRotation"))
 		default:
 			list = append(list, s.onDES(unknown(code, NeedsPerson, "A key rotation has been under way for more than a day; repeat the update.", "des.previousKeys", "des.lastRotation")))

@@ -92,9 +92,7 @@ func judgeNetwork(s *subject) []Finding {
 	if list := s.needVault(); list != nil {
 		return list
 	}
-	v := s.vault.Value
-	closed := strings.EqualFold(v.DefaultAction, "Deny") || strings.EqualFold(v.PublicAccess, "Disabled")
-	if closed && !strings.EqualFold(v.Bypass, "AzureServices") {
+	if s.vault.Value.ShutsOutPlatform() {
 		f := note("vault-unreachable-by-platform", "The vault is closed and doesn't let Azure's trusted services in; disks may not reach their key.", "vault.network")
 		f.Severity = Medium
 		return one(f)

@@ -166,7 +166,7 @@ func (l *Loop) judgeEvidence(ctx context.Context, vm cvm.VM, e ledger.PendingEvi
 	if err != nil {
 		return nil, err
 	}
-	s := attest.Subject{ID: vm.ID, UniqueID: vm.UniqueID, Region: vm.Location, Kind: cvm.KindOf(vm), TEE: cvm.TEEOfSize(vm.Size)}
+	s := attest.Subject{ID: vm.ID, UniqueID: vm.UniqueID, Region: vm.Location, Kind: cvm.KindOf(vm), TEE: cvm.TEEOf(vm)}
 	s.TL = s.Kind == cvm.KindTrustedLaunch
 	judge := l.Judge
 	if judge == nil {

@@ -2,6 +2,7 @@ package remedy
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -182,7 +183,7 @@ func (a *AzureApplier) lookDataDisk(ctx context.Context, s Step, _ Secrets) (Pro
 		return inMotion(), nil
 	case disk.ADETainted:
 		return refuse(s, "the disk was under Azure Disk Encryption, which rules out server-side encryption with a customer key"), nil
-	case disk.ManagedBy != "" && !same(disk.ManagedBy, s.Args[argVM]):
+	case slices.ContainsFunc(disk.Users(), func(user string) bool { return !same(user, s.Args[argVM]) }):
 		return refuse(s, "the disk is attached to another VM"), nil
 	}
 	vm, err := a.Azure.VM(ctx, cvm.VMID(s.Args[argVM]))

@@ -71,8 +71,7 @@ func (b boot) keyDoubts(out *doubts, d *policy.Document, at time.Time) {
 		}
 	}
 	if v, ok := read(out, b.vault, "the vault"); ok {
-		shut := same(v.DefaultAction, "Deny") || same(v.PublicAccess, "Disabled")
-		out.when(shut && !containsFold(strings.Split(v.Bypass, ","), "AzureServices"), "the vault's firewall may keep the platform out")
+		out.when(v.ShutsOutPlatform(), "the vault's firewall may keep the platform out")
 	}
 	if r, ok := read(out, b.rights, "the rights on the key"); ok {
 		out.when(len(missing(r.DESIdentity, desOps)) > 0, "the disk encryption set's identity lacks %s", strings.Join(missing(r.DESIdentity, desOps), ", "))

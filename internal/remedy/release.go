@@ -8,7 +8,7 @@ import (
 // releasePolicyDoubt says what is wrong with a key's release policy for a VM, ""
 // for nothing.
 func releasePolicyDoubt(key cvm.Key, vm cvm.VM, d *policy.Document) string {
-	return releaseFault(key.Policy, vm.Location, cvm.TEEOfSize(vm.Size), d)
+	return releaseFault(key.Policy, vm.Location, cvm.TEEOf(vm), d)
 }
 
 // releaseFault is the first thing that makes a release policy unfit for VMs of a

@@ -34,10 +34,6 @@ const (
 	timeStart      = 3 * time.Minute // a wave
 )
 
-// rotationTime is after which a rotation that hasn't ended is half done, and the
-// same update is sent again.
-const rotationTime = 24 * time.Hour
-
 // Names of a rotation's arguments, and of what was before.
 const (
 	argVMs       = "vms"     // ARM ids, with commas between them

@@ -23,7 +23,7 @@ func (in RotationInput) Doubts() []string {
 	out.when(!same(des.ProvisioningState, "Succeeded") && !same(des.ProvisioningState, "Failed"), "the set is %q: wait until it isn't being changed", des.ProvisioningState)
 	switch again := in.repeats(); {
 	case again && des.PreviousKeys > 0:
-		out.when(des.LastRotation.IsZero() || in.Now.Before(des.LastRotation.Add(rotationTime)), "a rotation to %s is under way: wait for its end; one that has not ended after %s can be repeated", in.Key, rotationTime)
+		out.when(des.LastRotation.IsZero() || in.Now.Before(des.LastRotation.Add(policy.RotationTime)), "a rotation to %s is under way: wait for its end; one that has not ended after %s can be repeated", in.Key, policy.RotationTime)
 	case again && !same(des.ProvisioningState, "Failed"):
 		out.when(true, "%s is the set's key already: make a new version, or name another", in.Key)
 	}

@@ -114,15 +114,14 @@ func (in *RotationInput) readUsers(ctx context.Context, az RotationReader, also 
 			in.Unread = append(in.Unread, fmt.Sprintf("the disk %s on the set wasn't read (%s)", ids[i].Name(), f.Why.Code))
 		default:
 			in.Disks = append(in.Disks, f.Value)
-			if f.Value.ManagedBy == "" {
-				continue
+			for _, user := range f.Value.Users() { // of a shared disk all: the key changes under each of them
+				vm, err := cvm.ParseVMID(user)
+				if err != nil {
+					in.Unread = append(in.Unread, fmt.Sprintf("the disk %s belongs to %s, which is no VM that could be deallocated here", f.Value.Name, user))
+					continue
+				}
+				users[vm.Fold()] = vm
 			}
-			vm, err := cvm.ParseVMID(f.Value.ManagedBy)
-			if err != nil {
-				in.Unread = append(in.Unread, fmt.Sprintf("the disk %s belongs to %s, which is no VM that could be deallocated here", f.Value.Name, f.Value.ManagedBy))
-				continue
-			}
-			users[vm.Fold()] = vm
 		}
 	}
 	for _, vm := range also {
@@ -152,13 +151,20 @@ func (in *RotationInput) readVMs(ctx context.Context, az RotationReader, users m
 		case f.Absent:
 		case !f.Known:
 			in.Unread = append(in.Unread, fmt.Sprintf("the VM %s on the set wasn't read (%s)", list[i].Name(), f.Why.Code))
-		case byBooks && !usesSet(f.Value, in.DES.ID) && !slices.ContainsFunc(in.Disks, func(d cvm.Disk) bool { return same(d.ManagedBy, f.Value.ID) }):
+		case byBooks && !usesSet(f.Value, in.DES.ID) && !in.hasDisk(f.Value.ID):
 			// It has moved to another set since it was last looked at.
 		default:
 			in.VMs = append(in.VMs, f.Value)
 		}
 	}
 	return nil
+}
+
+// hasDisk says whether a disk on the set names the VM.
+func (in *RotationInput) hasDisk(vm cvm.VMID) bool {
+	return slices.ContainsFunc(in.Disks, func(d cvm.Disk) bool {
+		return slices.ContainsFunc(d.Users(), func(user string) bool { return same(user, vm) })
+	})
 }
 
 func usesSet(vm cvm.VM, des cvm.DESID) bool {
