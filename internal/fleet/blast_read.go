@@ -143,12 +143,16 @@ func (b *blast) fill(v *BlastVM, vm cvm.VM) {
 			d.Role = RoleDetached
 		}
 	}
-	for role, des := range map[string]cvm.DESID{RoleConfidentialOS: vm.OSDisk.SecureDES, RoleOS: vm.OSDisk.SSEDES} {
-		s, on := b.sets[des.Fold()]
+	// Where both name one set the disk is the confidential one.
+	for _, os := range []struct {
+		role string
+		des  cvm.DESID
+	}{{RoleConfidentialOS, vm.OSDisk.SecureDES}, {RoleOS, vm.OSDisk.SSEDES}} {
+		s, on := b.sets[os.des.Fold()]
 		if on && !slices.ContainsFunc(v.Disks, func(d BlastDisk) bool {
-			return d.Set.Fold() == des.Fold() && (d.Role == RoleConfidentialOS || d.Role == RoleOS)
+			return d.Set.Fold() == os.des.Fold() && (d.Role == RoleConfidentialOS || d.Role == RoleOS)
 		}) {
-			v.Disks = append(v.Disks, b.ties(s, BlastDisk{ID: vm.OSDisk.ID, Role: role})...)
+			v.Disks = append(v.Disks, b.ties(s, BlastDisk{ID: vm.OSDisk.ID, Role: os.role})...)
 		}
 	}
 	v.Power = vm.Power

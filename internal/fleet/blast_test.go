@@ -333,3 +333,21 @@ func TestBlastUnread(t *testing.T) {
 		t.Error("an interrupt gave a list")
 	}
 }
+
+// A VM whose OS disk names one set in both its places hangs on it by the confidential
+// one, however often it is asked.
+func TestBlastOfADiskThatNamesASetTwice(t *testing.T) {
+	for range 20 {
+		w := newBlastWorld()
+		w.vms[vmID("vm5").Fold()] = cvm.VM{ID: vmID("vm5"), Power: "running", OSDisk: cvm.OSDiskRef{Ephemeral: true, SecureDES: setID("active"), SSEDES: setID("active")}}
+		b, err := blastOf(t, w, blastKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range b.VMs {
+			if v.ID == vmID("vm5") && (len(v.Disks) != 1 || v.Disks[0].Role != RoleConfidentialOS) {
+				t.Fatalf("%+v", v.Disks)
+			}
+		}
+	}
+}
