@@ -257,11 +257,11 @@ func (r *Row) Sent(s remedy.Step, now time.Time, window time.Duration) {
 }
 
 // StepsWithin is when calls of any step were sent in the window before now, the
-// oldest first. Collecting evidence, which changes nothing, isn't counted.
+// oldest first. Those that change nothing aren't counted.
 func (r *Row) StepsWithin(now time.Time, window time.Duration) []time.Time {
 	var all []time.Time
 	for key, times := range r.Sends {
-		if strings.HasPrefix(key, string(remedy.CollectEvidence)+" ") {
+		if kind, _, _ := strings.Cut(key, " "); !remedy.Kind(kind).Changes() {
 			continue
 		}
 		for _, t := range times {

@@ -22,7 +22,7 @@ const (
 func everyStep(remedy.Step) bool { return true }
 
 // canaryHolds says whether the canary concerns a step.
-func canaryHolds(s remedy.Step) bool { return changes(s) && !brings(s) }
+func canaryHolds(s remedy.Step) bool { return s.Kind.Changes() && !brings(s) }
 
 // admission asks table brakes before an intent is recorded.
 type admission struct {

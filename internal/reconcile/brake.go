@@ -58,7 +58,7 @@ func (l *Loop) restrain(h *held, v *view, now time.Time) map[string]brake {
 		key := ledger.SendKey(s)
 		if c, ok := stopped[key]; ok && h.object.Kind != cvm.SharedOperation {
 			braked[key] = brake{name: BrakeContested, why: contestedWhy(c)}
-		} else if limited && changes(s) && !brings(s) {
+		} else if limited && s.Kind.Changes() && !brings(s) {
 			braked[key] = limit
 		} else if disturbs(s) && !opening.Equal(now) && !down && !begun(v.plan) {
 			braked[key] = brake{name: BrakeWindow, why: "it disturbs and waits for a maintenance window (brakes.windows)", until: opening}
@@ -107,11 +107,6 @@ func disturbs(s remedy.Step) bool {
 // operation tell when they are done.
 func begun(p remedy.Plan) bool {
 	return slices.ContainsFunc(p.Steps, func(s remedy.Step) bool { return s.State == remedy.Done && disturbs(s) })
-}
-
-// changes says whether a step changes anything: the others only look.
-func changes(s remedy.Step) bool {
-	return s.Kind != remedy.CollectEvidence && s.Kind != remedy.CheckRotation
 }
 
 // brings says whether a step brings a VM back that cvmguard took down, which none

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -320,4 +321,20 @@ func TestAResetWhileAnObjectIsFoundBraked(t *testing.T) {
 		t.Errorf("%s, braked by %q", r.Verdict, r.Braked)
 	}
 	w.atRest(t, o)
+}
+
+// The canary and the breaker's count concern the steps that change something, but for
+// those that bring a VM back.
+func TestWhatTheBreakerCounts(t *testing.T) {
+	back := []remedy.Kind{remedy.Start, remedy.StartWave, remedy.ClearMark}
+	for _, k := range remedy.Kinds() {
+		if got, want := canaryHolds(remedy.Step{Kind: k}), k.Changes() && !slices.Contains(back, k); got != want {
+			t.Errorf("%s: %t", k, got)
+		}
+	}
+	for _, k := range []remedy.Kind{remedy.CollectEvidence, remedy.CheckRotation, remedy.CheckRecreation} {
+		if canaryHolds(remedy.Step{Kind: k}) {
+			t.Errorf("%s, which only looks, is counted as a change", k)
+		}
+	}
 }

@@ -121,7 +121,7 @@ func (l *Loop) canaryTrouble(ctx context.Context, p ledger.CanaryPlace) (string,
 		return "", err
 	}
 	switch {
-	case row.Step != nil && changes(row.Step.Step):
+	case row.Step != nil && row.Step.Step.Kind.Changes():
 		return "a step is still under way", nil
 	case len(row.Hold) > 0:
 		return "a step failed", nil

@@ -75,7 +75,7 @@ func number(steps []Step) []Step {
 		args := map[string]string{argStep: strconv.Itoa(i + 1)}
 		maps.Copy(args, steps[i].Args)
 		steps[i].Args, steps[i].State = args, Planned
-		if steps[i].Kind == CheckRotation || steps[i].Kind == CheckRecreation {
+		if !steps[i].Kind.Changes() {
 			steps[i].Undo = "Nothing: it only reads."
 		}
 	}

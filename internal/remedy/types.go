@@ -61,6 +61,29 @@ const (
 	AskPerson    Kind = "ask-person"    // needs-person: what to ask whom
 )
 
+// Kinds are all step kinds, in the order above.
+func Kinds() []Kind {
+	return []Kind{CollectEvidence, InstallAttest, EncryptTempDisk, EncryptDataDisk, Deallocate, Start, Tag, Quarantine,
+		MarkDeallocation, MarkDown, ClearMark,
+		DisableAutoRotation, ReplacePolicy, GrantDES, GrantOrchestrator, EnsureKey, EnsureDES,
+		CheckRotation, DeallocateWave, SetDESKey, StartWave,
+		CheckRecreation, KeepParts, TakeDown, DeleteVM, CreateVM, RestoreExtension,
+		RestoreTag, RestoreAutoRotation, RestoreReleasePolicy,
+		Recreate, RotateKey, RepairShared, AskPerson}
+}
+
+// Changes says whether a step of the kind changes anything, which the brakes count.
+// The others look alone (evidence is collected by a run command of cvmguard's own,
+// which leaves all else as it is) or are advice. A kind that isn't known changes
+// something.
+func (k Kind) Changes() bool {
+	switch k {
+	case CollectEvidence, CheckRotation, CheckRecreation, Recreate, RotateKey, RepairShared, AskPerson:
+		return false
+	}
+	return true
+}
+
 // StepState is where a step stands.
 type StepState string
 
