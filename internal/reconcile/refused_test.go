@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"cvmguard/internal/azurepolicy"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/policy"
@@ -53,4 +54,27 @@ func TestAVMThatWouldHaveBeenRefused(t *testing.T) {
 	if w.count("") > writes+2 { // the tag that says the verdict, twice
 		t.Errorf("%v", w.writes)
 	}
+}
+
+// That nobody can say what Azure Policy would have refused stops no turn: the VM is
+// judged, and what its verdict asks for is done.
+func TestRefusalsThatCanNotBeSaid(t *testing.T) {
+	w := newWorld(t, "vm1")
+	l := w.loop(t, policy.ModeEnforce)
+	broken, err := azurepolicy.Export(l.Policy, azurepolicy.Deny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Set.Properties.Parameters["odd"] = azurepolicy.Parameter{DefaultValue: 1.5}
+	if _, err := broken.Refuses(cvm.VM{ID: vmIDOf("vm1")}, cvm.Fact[cvm.Disk]{}); err == nil {
+		t.Fatal("the initiative isn't broken")
+	}
+	l.initiative.Store(&broken)
+	w.announce(t, "vm1")
+	w.drain(t, l, nil)
+	o := mustVM(t, "vm1")
+	if r := w.row(t, o); r.Verdict != policy.Compliant || r.LastError != "" || len(r.WouldBeRefused) != 0 || w.count("tags") != 1 {
+		t.Errorf("%s, %q, %+v, written %v", r.Verdict, r.LastError, r.WouldBeRefused, w.writes)
+	}
+	w.atRest(t, o)
 }

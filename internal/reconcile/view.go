@@ -67,7 +67,10 @@ func (l *Loop) view(ctx context.Context, h *held, m Message) (*view, error) {
 	}
 	l.judgeShadow(v)
 	if err == nil {
-		err = l.lookAtRefusals(v)
+		if refused := l.lookAtRefusals(v); refused != nil {
+			// No verdict rests on it: the turn goes on.
+			h.log.Error("what Azure Policy would have refused of the VM can't be said", slog.String(logError, refused.Error()))
+		}
 	}
 	return v, err
 }
