@@ -133,13 +133,24 @@ func (r *Row) oldestSet() string {
 // row can hold the last is refused: such a step is then held up call by call.
 func (r *Row) Stop(s remedy.Step, why string, at time.Time) {
 	key := SendKey(s)
-	if _, there := r.Stopped[key]; there || len(r.Stopped) >= maxSet {
+	r.stop(key, cvm.Contest{Step: string(s.Kind), On: s.Target, Times: r.Set[key].Backs, Since: at.UTC().Round(0), Why: why})
+}
+
+func (r *Row) stop(key string, c cvm.Contest) {
+	if !r.MayStop(key) {
 		return
 	}
 	if r.Stopped == nil {
 		r.Stopped = map[string]cvm.Contest{}
 	}
-	r.Stopped[key] = cvm.Contest{Step: string(s.Kind), On: s.Target, Times: r.Set[key].Backs, Since: at.UTC().Round(0), Why: why}
+	r.Stopped[key] = c
+}
+
+// MayStop says whether a step, by its SendKey, isn't stopped yet and the row has room
+// for it.
+func (r *Row) MayStop(key string) bool {
+	_, there := r.Stopped[key]
+	return !there && len(r.Stopped) < maxSet
 }
 
 // Resume lets steps be taken again that were stopped at or before a moment: those of

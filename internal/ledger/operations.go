@@ -12,7 +12,7 @@ import (
 	"cvmguard/internal/remedy"
 )
 
-// maxOperation is the longest operation that is read, in bytes.
+// maxOperation is the longest operation that is kept and read, in bytes.
 const maxOperation = 4 << 20
 
 // Operations keeps plans that wait for a person's approval: blob
@@ -27,6 +27,9 @@ func (o Operations) Put(ctx context.Context, op remedy.Operation) (hash string, 
 	body, err := EncodeOperation(op)
 	if err != nil {
 		return "", err
+	}
+	if len(body) > maxOperation {
+		return "", fault.New(fault.Blocked, "keeping a plan", op.Object, "the plan has %d bytes, and one of more than %d can't be read again; split it: move some VMs to another disk encryption set, or take extensions off, and plan again", len(body), maxOperation)
 	}
 	sum := sha256.Sum256(body)
 	hash = hex.EncodeToString(sum[:])

@@ -88,19 +88,13 @@ func (r *Row) TakeWord(c Cause) {
 }
 
 // undone stops a step that is being undone, so that the object's own turns don't
-// take it again.
+// take it again. Where the row has no room for it, it isn't, and the undoing waits.
 func (r *Row) undone(c Cause) {
 	kind, target, ok := strings.Cut(c.ID, " ")
 	if !ok || target == "" {
 		return
 	}
-	if _, there := r.Stopped[c.ID]; there {
-		return
-	}
-	if r.Stopped == nil {
-		r.Stopped = map[string]cvm.Contest{}
-	}
-	r.Stopped[c.ID] = cvm.Contest{Step: kind, On: target, Since: c.At.UTC().Truncate(time.Second), Why: WhyUndone}
+	r.stop(c.ID, cvm.Contest{Step: kind, On: target, Since: c.At.UTC().Truncate(time.Second), Why: WhyUndone})
 }
 
 // StepDone notes that the n-th step (from 1) is done. A step done before those that
