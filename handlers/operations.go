@@ -23,6 +23,9 @@ const exampleOperation = `{"kind":"rotate-key","des":"/subscriptions/00000000-00
 // maxOperationBody is the longest body that is read, in bytes.
 const maxOperationBody = 16 << 10
 
+// maxOperations bounds a page of the listing: each costs two reads.
+const maxOperations = 200
+
 // OperationView is an operation as the API shows it.
 type OperationView struct {
 	Hash       string               `json:"hash"`
@@ -30,7 +33,7 @@ type OperationView struct {
 	Kind       remedy.OperationKind `json:"kind"`
 	Object     string               `json:"object"`
 	Why        string               `json:"why"`
-	Made       time.Time            `json:"made"`
+	Made       time.Time            `json:"made,omitzero"` // not known where the plan can't be read
 	MadeBy     string               `json:"madeBy,omitempty"`
 	State      string               `json:"state"` // a code, such as operation-waiting
 	Text       string               `json:"text"`
@@ -71,10 +74,18 @@ type operationBody struct {
 // them. What is planned is carried out only once it is approved by its hash.
 func Operations(source Source) customhandler.HTTPFunc {
 	return func(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
-		if p := only(c.Query); p != nil {
+		hash, word := strings.ToLower(c.Params["hash"]), c.Params["word"]
+		var known []string
+		if c.Method == http.MethodGet && hash == "" {
+			known = []string{"after"}
+		}
+		if p := only(c.Query, known...); p != nil {
 			return refuse(http.StatusBadRequest, *p)
 		}
-		hash, word := strings.ToLower(c.Params["hash"]), c.Params["word"]
+		after := c.Query.Get("after")
+		if _, _, ok := ledger.SplitChain(after); !ok && c.Query.Has("after") {
+			return refuse(http.StatusBadRequest, problem{Field: "after", Given: after, Message: "it must be an operation's key, as next of the page before gives it", Example: "?after=00000000-0000-0000-0000-000000000000-abcdefghijklmnopqrstuvwxyz"})
+		}
 		switch {
 		case c.Method == http.MethodGet && word != "", c.Method == http.MethodPost && hash != "" && word == "":
 			return refuse(http.StatusNotFound, problem{Message: "there is nothing here", Example: "POST /api/operations/<hash>/approve"})
@@ -109,13 +120,27 @@ func Operations(source Source) customhandler.HTTPFunc {
 			v.Operation = &now.Op
 			return answer(http.StatusOK, v)
 		}
-		list := []OperationView{}
-		if err := app.Loop.Operations(ctx, func(now reconcile.OperationNow) bool { list = append(list, viewOfOperation(now)); return true }); err != nil {
-			return failed(err)
-		}
-		slices.SortFunc(list, func(a, b OperationView) int { return b.Made.Compare(a.Made) })
-		return answer(http.StatusOK, map[string]any{"operations": list})
+		return app.listOperations(ctx, after)
 	}
+}
+
+// listOperations gives a page of what was planned, the newest of it first. One whose
+// plan can't be used is there as well and says so.
+func (a *App) listOperations(ctx context.Context, after string) customhandler.HTTPAnswer {
+	out := struct {
+		Operations []OperationView `json:"operations"`
+		Next       string          `json:"next,omitempty"`
+	}{Operations: []OperationView{}}
+	list, next, err := a.Loop.Operations(ctx, after, maxOperations)
+	if err != nil {
+		return failed(err)
+	}
+	for _, now := range list {
+		out.Operations = append(out.Operations, viewOfOperation(now))
+	}
+	slices.SortStableFunc(out.Operations, func(a, b OperationView) int { return b.Made.Compare(a.Made) })
+	out.Next = next
+	return answer(http.StatusOK, out)
 }
 
 func (a *App) planOperation(ctx context.Context, b operationBody, by string) customhandler.HTTPAnswer {

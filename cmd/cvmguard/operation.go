@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,25 +47,42 @@ func (cmd operationListCmd) Run(c *console) error {
 	if err != nil {
 		return err
 	}
-	a, err := k.ask(c.ctx, http.MethodGet, "/api/operations", nil, nil, http.StatusOK)
-	if err != nil {
-		return err
-	}
-	if cmd.json() {
-		return c.json(json.RawMessage(a.body))
-	}
-	var all struct {
+	all := struct {
 		Operations []handlers.OperationView `json:"operations"`
+	}{Operations: []handlers.OperationView{}}
+	query := url.Values{}
+	for {
+		a, err := k.ask(c.ctx, http.MethodGet, "/api/operations", query, nil, http.StatusOK)
+		if err != nil {
+			return err
+		}
+		var page struct {
+			Operations []handlers.OperationView `json:"operations"`
+			Next       string                   `json:"next"`
+		}
+		if err := a.decode(&page); err != nil {
+			return err
+		}
+		all.Operations = append(all.Operations, page.Operations...)
+		if page.Next == "" || page.Next == query.Get("after") {
+			break
+		}
+		query.Set("after", page.Next)
 	}
-	if err := a.decode(&all); err != nil {
-		return err
+	slices.SortStableFunc(all.Operations, func(a, b handlers.OperationView) int { return b.Made.Compare(a.Made) }) // each page has an order of its own
+	if cmd.json() {
+		return c.json(all)
 	}
 	if len(all.Operations) == 0 {
 		c.say("nothing was planned; see cvmguard rotate plan, recreate plan and undo")
 	}
 	g := c.grid("plan", "kind", "about", "state", "made", "by")
 	for _, o := range all.Operations {
-		g.add(o.Hash, o.Kind, clean(o.Object), o.State, moment(&o.Made), clean(o.MadeBy))
+		made := ""
+		if !o.Made.IsZero() {
+			made = moment(&o.Made)
+		}
+		g.add(o.Hash, o.Kind, clean(o.Object), o.State, made, clean(o.MadeBy))
 	}
 	g.print(c)
 	return nil

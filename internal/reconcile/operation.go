@@ -30,7 +30,19 @@ const (
 	OperationFailed   = "operation-failed"
 	OperationStopped  = "operation-stopped"
 	OperationDone     = "operation-done"
+
+	// OperationUnreadable is of the list alone: where the operation stands couldn't be
+	// read.
+	OperationUnreadable = "operation-unreadable"
 )
+
+const textMissing = "The plan of that hash isn't there, or was changed after it was made: nothing is carried out."
+
+// planLost says whether an error of reading a plan means that it can't be used any
+// more: it isn't there, or its bytes aren't those that its hash was made of.
+func planLost(err error) bool {
+	return fault.Is(err, fault.NotFound) || fault.Is(err, fault.Bug) || fault.Is(err, fault.Invalid)
+}
 
 // operationPosture is what a record says of an operation that was looked at.
 type operationPosture struct {
@@ -59,11 +71,10 @@ func (l *Loop) viewOperation(ctx context.Context, h *held, m Message, doc *polic
 		return nil, err
 	}
 	op, err := l.operations().Get(ctx, hash)
-	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Bug) {
+	if planLost(err) {
 		// Nobody can say what was approved: nothing is done.
 		h.log.Error("an operation's plan can't be used", logError, err.Error())
-		return l.operationView(h, remedy.Operation{}, remedy.Plan{Mode: doc.Mode(), Steps: []remedy.Step{}}, OperationMissing,
-			"The plan of that hash isn't there, or was changed after it was made: nothing is carried out."), nil
+		return l.operationView(h, remedy.Operation{}, remedy.Plan{Mode: doc.Mode(), Steps: []remedy.Step{}}, OperationMissing, textMissing), nil
 	}
 	if err != nil {
 		return nil, err
@@ -188,6 +199,10 @@ func (l *Loop) stopsFirst(ctx context.Context, h *held, m Message, plan *remedy.
 			return false, err
 		}
 		if _, stopped := row.Stopped[key]; stopped {
+			continue
+		}
+		if !row.MayStop(key) {
+			s.State, s.Why = remedy.Blocked, id+" has as many stopped steps as can be kept, so it can't be told to leave the undone one alone; let some be taken again with cvmguard brakes resume, then cvmguard operation resume"
 			continue
 		}
 		s.State, s.Why = remedy.Blocked, "the turns of "+id+" are told first to leave the undone step alone"

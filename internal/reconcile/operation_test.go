@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -548,4 +549,118 @@ func TestAnotherPolicyBeforeTheCall(t *testing.T) {
 		t.Errorf("sent though the policy in force wants no tag: %v", w.writes)
 	}
 	w.atRest(t, mustVM(t, "vm1"))
+}
+
+// One operation whose plan or row can't be used hides none of the others, and says
+// itself that it can't; the list comes in pages.
+func TestAListOfOperationsWithBadOnes(t *testing.T) {
+	f, loop := newFleet(t, "vm1", "vm2", "vm3")
+	l := loop()
+	want := map[string]string{} // by hash: its state
+	add := func(o Object, state string) Object {
+		_, hash, err := ledger.ParseOperationID(o.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[hash] = state
+		return o
+	}
+	good, _ := f.plan(t, l, 1)
+	add(good, OperationWaiting)
+	tampered, _ := f.plan(t, l, 2)
+	_, hash, _ := ledger.ParseOperationID(add(tampered, OperationMissing).ID)
+	f.store.Blobs().Overwrite(ledger.ContainerPlans, hash+".json", []byte("{}"))
+	broken, _ := f.plan(t, l, 3)
+	add(broken, OperationUnreadable)
+	f.store.Tables().Corrupt(ledger.TableShared, broken.PK, broken.RK, func(cols map[string]string) { cols["causes"] = "{" })
+	for i := range 3 {
+		gone := mustShared(t, ledger.OperationID(sub, strings.Repeat(fmt.Sprint("a", i), 32)))
+		add(gone, OperationMissing)
+		f.send(t, gone.message(ledger.Cause{Kind: ledger.CausePlanned, At: f.clock.Now()}, time.Time{}))
+	}
+	f.drain(t, l, nil)
+	for most := 1; most <= len(want)+1; most++ {
+		got, after, pages := map[string]string{}, "", 0
+		for {
+			list, next, err := l.Operations(t.Context(), after, most)
+			if err != nil || len(list) > most {
+				t.Fatalf("pages of %d: %d of them, %v", most, len(list), err)
+			}
+			for _, now := range list {
+				got[now.Hash] = now.Code
+				if now.Text == "" || now.Chain <= after || (now.Code == OperationMissing) == (now.Op.Object != "") {
+					t.Errorf("%+v", now)
+				}
+			}
+			if pages++; next == "" {
+				break
+			}
+			after = next
+		}
+		if !maps.Equal(got, want) || pages != (len(want)+most-1)/most {
+			t.Errorf("pages of %d: %d of them, %v, want %v", most, pages, got, want)
+		}
+	}
+	// What passes by itself is no state of an operation's.
+	l.Blobs = busyBlobs{l.Blobs}
+	if list, _, err := l.Operations(t.Context(), "", 9); !fault.Is(err, fault.Throttled) {
+		t.Errorf("%v, %v", list, err)
+	}
+}
+
+// busyBlobs are those of a storage account that is asked too often to read.
+type busyBlobs struct{ ledger.Blobs }
+
+func (busyBlobs) Read(_ context.Context, _, name string, _ int64) ([]byte, error) {
+	return nil, fault.New(fault.Throttled, "reading a blob", name, "503")
+}
+
+// Where an object can't keep that one more step of its own is stopped, the step isn't
+// undone, for the object's own turn would take it again; a person is told what to do.
+func TestAnUndoingWithoutRoom(t *testing.T) {
+	f := &fleet{writer: writer{newWorld(t, "vm1")}}
+	l := f.loop(t, policy.ModeEnforce)
+	l.Planning = f
+	f.announce(t, "vm1")
+	f.drain(t, l, nil)
+	vm, name := mustVM(t, "vm1"), ""
+	for _, r := range f.records(t, vm) {
+		if r.Record.Type == ledger.TypeOutcome && r.Record.Step.Kind == remedy.Tag {
+			name = r.Name
+		}
+	}
+	hash, op, err := l.PlanOperation(t.Context(), OperationAsk{Kind: remedy.UndoOperation, Record: strings.TrimSuffix(name, ".json"), By: "jane"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.drain(t, l, nil)
+	row := f.row(t, vm)
+	for i := range 50 {
+		row.Stop(remedy.Step{Kind: remedy.EncryptDataDisk, Target: fmt.Sprint("disk", i)}, ledger.WhyUndone, f.clock.Now())
+	}
+	e, err := row.Entity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.store.Tables().Replace(t.Context(), vm.Table, e); err != nil {
+		t.Fatal(err)
+	}
+	o := mustShared(t, ledger.OperationID(op.Subscription, hash))
+	f.say(t, o, ledger.CauseApprove)
+	f.until(t, l, 10*time.Minute)
+	recs := f.records(t, o)
+	last := recs[len(recs)-1].Record
+	if f.count("tags") != 1 || last.Plan == nil || last.Plan.Steps[0].State != remedy.Blocked || !strings.Contains(last.Plan.Steps[0].Why, "cvmguard brakes resume") {
+		t.Fatalf("%v, %+v", f.writes, last.Plan)
+	}
+	f.atRest(t, o)
+	if _, _, err := l.Resume(t.Context(), vm.ID, string(remedy.EncryptDataDisk), "jane"); err != nil {
+		t.Fatal(err)
+	}
+	f.drain(t, l, nil)
+	f.say(t, o, ledger.CauseResume)
+	f.until(t, l, 10*time.Minute)
+	if r := f.row(t, o); f.count("tags") != 2 || r.Verdict != policy.Compliant {
+		t.Errorf("with room again: %v, %s %+v", f.writes, r.Verdict, r.Findings)
+	}
 }

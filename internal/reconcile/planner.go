@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -362,32 +361,49 @@ func (l *Loop) operationNow(ctx context.Context, hash string) (OperationNow, led
 	return now, row, nil
 }
 
-// Operations calls yield with the operations that were planned, until it returns
-// false. One whose plan can't be read is an error at the end, after the others.
-func (l *Loop) Operations(ctx context.Context, yield func(OperationNow) bool) error {
-	var hashes []string
+// Operations gives at most `most` of the operations that were planned, in the order
+// of their chains' keys, from the one that comes after a key ("": from the first).
+// next is the key to go on from, "" at the end. One whose plan or row can't be used
+// is there too, and its state says why; only what passes by itself is an error.
+func (l *Loop) Operations(ctx context.Context, after string, most int) (list []OperationNow, next string, err error) {
+	var found []OperationNow
 	f := ledger.Filter{Equal: map[string]string{ledger.ColShared: string(cvm.SharedOperation)}}
-	err := l.Tables.Query(ctx, ledger.TableShared, f, func(e ledger.Entity) bool {
-		if _, hash, err := ledger.ParseOperationID(e.Cols[ledger.ColID]); err == nil {
-			hashes = append(hashes, hash)
+	err = l.Tables.Query(ctx, ledger.TableShared, f, func(e ledger.Entity) bool {
+		now := OperationNow{ID: e.Cols[ledger.ColID], Chain: ledger.ChainKey(e.PK, e.RK)}
+		if now.Chain > after {
+			found = append(found, now)
 		}
-		return true
+		return len(found) <= most
 	})
 	if err != nil {
-		return fmt.Errorf("looking for operations: %w", err)
+		return nil, "", fmt.Errorf("looking for operations: %w", err)
 	}
-	var bad error
-	for _, hash := range hashes {
-		now, _, err := l.operationNow(ctx, hash)
-		if err != nil {
-			bad = errors.Join(bad, err)
-			continue
-		}
-		if !yield(now) {
-			break
-		}
+	if len(found) > most {
+		found = found[:most]
+		next = found[most-1].Chain
 	}
-	return bad
+	for _, now := range found {
+		_, hash, err := ledger.ParseOperationID(now.ID)
+		if err == nil {
+			now.Hash = hash
+			var read OperationNow
+			if read, _, err = l.operationNow(ctx, hash); err == nil {
+				now = read
+			}
+			now.Op = read.Op // where it is the row that can't be read
+		}
+		switch {
+		case err == nil:
+		case retryable(err):
+			return nil, "", err
+		case planLost(err) && now.Op.Schema == "":
+			now.Code, now.Text = OperationMissing, textMissing+" Make the plan anew. ("+err.Error()+")"
+		default:
+			now.Code, now.Text = OperationUnreadable, "Where it stands can't be read: "+err.Error()
+		}
+		list = append(list, now)
+	}
+	return list, next, nil
 }
 
 // Retry is when a step that failed is tried again, zero for any other.
