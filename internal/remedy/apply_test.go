@@ -147,6 +147,7 @@ func TestPreconditionsAreReadAgain(t *testing.T) {
 		"disk, attached":         {EncryptDataDisk, func(w *world) { w.diskStates("Attached") }, "deallocated"},
 		"disk, tainted":          {EncryptDataDisk, func(w *world) { d := w.disks[data0ID]; d.ADETainted = true; w.disks[data0ID] = d }, "Azure Disk Encryption"},
 		"disk, another's":        {EncryptDataDisk, func(w *world) { d := w.disks[data0ID]; d.ManagedBy = "x"; w.disks[data0ID] = d }, "another VM"},
+		"disk, shared by now":    {EncryptDataDisk, func(w *world) { d := w.disks[data0ID]; d.Holders = []string{string(vmID), "x"}; w.disks[data0ID] = d }, "another VM"},
 		"disk, confidential set": {EncryptDataDisk, func(w *world) { d := w.sets[dataDES]; d.Type = cvm.DESTypeConfidential; w.sets[dataDES] = d }, "server-side"},
 		"collect, agent":         {CollectEvidence, func(w *world) { w.vm.AgentReady = cvm.False }, "agent"},
 		"collect, Windows":       {CollectEvidence, func(w *world) { w.vm.OS = "Windows" }, "push"},
