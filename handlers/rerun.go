@@ -79,6 +79,10 @@ func (a *App) rerunVM(ctx context.Context, c customhandler.HTTPCall, id string, 
 	if err != nil {
 		return refuse(http.StatusBadRequest, problem{Field: "vm", Given: id, Message: err.Error(), Example: exampleRerun})
 	}
+	if err := a.Loop.Named(ctx, o); err != nil {
+		return refuse(http.StatusNotFound, problem{Field: "vm", Given: id, Code: string(fault.NotFound), Example: exampleRerun,
+			Message: "no VM was found: Azure has none of this id; check subscription, resource group and name (one that was just created may take a moment: say it again)"})
+	}
 	m := reconcile.Message{VM: o.ID, Cause: cause, DryRun: dry}
 	if err := a.Queue.Enqueue(ctx, ledger.QueueReconcile, m.Encode(), 0); err != nil {
 		return failed(err)

@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"cvmguard/internal/fault"
 	"cvmguard/internal/fleet"
 	"cvmguard/internal/ledger"
+	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
 )
 
@@ -47,6 +49,57 @@ func TestRerunOneVM(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A VM that Azure says isn't there is refused, and leaves no row; one that has a row
+// is looked at again, and so is one of which nobody can say now.
+func TestRerunOfAVMThatIsNotThere(t *testing.T) {
+	vm := vmNamed("nope")
+	body := `{"vm":"` + vm + `"}`
+	away := func(k fault.Kind) error { return fault.New(k, "reading VM", vm, "Azure's own words") }
+	for _, target := range []string{"/api/rerun", "/api/rerun?dryrun=true"} {
+		tw := newTwins(t)
+		tw.each(func(w *world) { w.azure.fail["VM"] = away(fault.NotFound) })
+		writes := tw.writes()
+		a := tw.do("POST", target, body)
+		p := a.problem(t)
+		if a.Status != 404 || p.Field != "vm" || p.Given != vm || !strings.Contains(p.Message, "no VM was found") || !strings.Contains(p.Message, "check subscription, resource group and name") || p.Example == "" || p.Code != "notfound" {
+			t.Errorf("%s: %d %+v", target, a.Status, p)
+		}
+		if writes() != 0 || len(tw.queued()) != 0 || len(tw.other.queued()) != 0 {
+			t.Errorf("%s: something was queued", target)
+		}
+	}
+	tw := newTwins(t)
+	tw.each(func(w *world) {
+		w.azure.fail["VM"] = away(fault.NotFound)
+		w.known(vm, func(r *ledger.Row) { r.Verdict = policy.Gone })
+	})
+	if a := tw.do("POST", "/api/rerun", body); a.Status != 202 || len(tw.queued()) != 1 {
+		t.Errorf("a deleted VM: %+v", a)
+	}
+	for _, k := range []fault.Kind{fault.Throttled, fault.Transient, fault.Denied, fault.Bug} {
+		tw := newTwins(t)
+		tw.each(func(w *world) { w.azure.fail["VM"] = away(k) })
+		if a := tw.do("POST", "/api/rerun", body); a.Status != 202 || len(tw.queued()) != 1 {
+			t.Errorf("%s: %+v", k, a)
+		}
+	}
+	tw = newTwins(t)
+	tw.each(func(w *world) {
+		w.azure.fail["VM"] = away(fault.NotFound)
+		w.app.Loop.Tables = unread{w.app.Loop.Tables}
+	})
+	if a := tw.do("POST", "/api/rerun", body); a.Status != 202 || len(tw.queued()) != 1 {
+		t.Errorf("the row can't be read: %+v", a)
+	}
+}
+
+// unread are tables of which no row can be read.
+type unread struct{ ledger.Tables }
+
+func (unread) Get(_ context.Context, table, _, _ string) (ledger.Entity, error) {
+	return ledger.Entity{}, fault.New(fault.Transient, "reading row", table, "storage is away")
 }
 
 func TestRerunRefuses(t *testing.T) {

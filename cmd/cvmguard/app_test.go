@@ -12,6 +12,7 @@ import (
 	"cvmguard/handlers"
 	"cvmguard/internal/customhandler"
 	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
 	"cvmguard/internal/fleet"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/ledger/memstore"
@@ -48,7 +49,7 @@ func newStandIn(key string) (*standIn, error) {
 	}
 	queue := loopingQueue{a}
 	h := &handlers.App{
-		Loop:  &reconcile.Loop{Tables: a.store.Tables(), Queue: queue, Policy: policy.Embedded(), Now: time.Now},
+		Loop:  &reconcile.Loop{Azure: emptyAzure{}, Tables: a.store.Tables(), Queue: queue, Policy: policy.Embedded(), Now: time.Now},
 		Fleet: &fleet.Fleet{Lister: listOf(a.vms), Tables: a.store.Tables(), Queue: queue, Blobs: a.store.Blobs(), Now: time.Now},
 		Inbox: ledger.Inbox{Blobs: a.store.Blobs(), Tables: a.store.Tables()}, Tables: a.store.Tables(),
 		Chains: ledger.Chains{Blobs: a.store.Blobs()}, Queue: queue, Policy: policy.Embedded(), Now: time.Now, Version: "test",
@@ -63,6 +64,13 @@ func newStandIn(key string) (*standIn, error) {
 		mux.ServeHTTP(w, r)
 	}))
 	return a, nil
+}
+
+// emptyAzure has no VM: those of the stand-in are known by their rows.
+type emptyAzure struct{ reconcile.Azure }
+
+func (emptyAzure) VM(_ context.Context, id cvm.VMID) (cvm.VM, error) {
+	return cvm.VM{}, fault.New(fault.NotFound, "reading VM", string(id), "404")
 }
 
 // look is a turn: a record, and the row that it makes.
