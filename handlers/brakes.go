@@ -11,7 +11,6 @@ import (
 	"cvmguard/internal/customhandler"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
-	"cvmguard/internal/ledger"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
 )
@@ -35,11 +34,15 @@ type BreakerView struct {
 	Tripped bool       `json:"tripped"`
 	At      *time.Time `json:"at,omitempty"`
 	Why     string     `json:"why,omitempty"`
-	Count   int        `json:"count,omitempty"`  // objects, when it tripped
-	Policy  string     `json:"policy,omitempty"` // by which it tripped
-	Changed int        `json:"changedWithinHour"`
+	Count   int        `json:"count,omitempty"`   // objects, when it tripped
+	Policy  string     `json:"policy,omitempty"`  // by which it tripped
+	Changed int        `json:"changedWithinHour"` // VMs and shared objects
 	Most    int        `json:"vmsPerHour"`
 	Share   string     `json:"sharePerHour"`
+	// ShareFrom is how many changed objects the share needs before it counts.
+	ShareFrom int `json:"shareFrom"`
+	// VMs are those known, of which the share is a part.
+	VMs     int        `json:"vms"`
 	ResetAt *time.Time `json:"resetAt,omitempty"`
 	ResetBy string     `json:"resetBy,omitempty"`
 }
@@ -116,6 +119,9 @@ func (a *App) sayToBrakes(ctx context.Context, body brakesBody, by string) custo
 	switch {
 	case body.Reset != nil:
 		n, err := a.Loop.ResetBreaker(ctx, by)
+		if fault.Is(err, fault.Invalid) {
+			return refuse(http.StatusConflict, problem{Field: "reset", Given: *body.Reset, Message: err.Error(), Code: string(fault.Invalid)})
+		}
 		if err != nil {
 			return failed(err)
 		}
@@ -188,6 +194,7 @@ func viewOfBrakes(s reconcile.BrakesState, d *policy.Document) BrakesView {
 	limits := d.Brakes
 	v := BrakesView{Policy: s.Policy, Held: []HeldView{}, More: s.More, Breaker: BreakerView{Tripped: s.Breaker.Tripped, At: timeOrNil(s.Breaker.At), Why: s.Breaker.Why,
 		Count: s.Breaker.Count, Policy: s.Breaker.Policy, Changed: s.Changed, Most: limits.MaxVMsPerHour, Share: strconv.Itoa(limits.MaxSharePerHour) + "%",
+		ShareFrom: limits.ShareFrom, VMs: s.VMs,
 		ResetAt: timeOrNil(s.Breaker.ResetAt), ResetBy: s.Breaker.ResetBy}}
 	if limits.Canary.VMs > 0 {
 		v.Canary = &CanaryView{VMs: limits.Canary.VMs, Places: []PlaceView{}, Ends: timeOrNil(s.Ends), ReleasedAt: timeOrNil(s.Canary.ReleasedAt), ReleasedBy: s.Canary.ReleasedBy}
@@ -202,10 +209,4 @@ func viewOfBrakes(s reconcile.BrakesState, d *policy.Document) BrakesView {
 		v.Held = append(v.Held, HeldView{h.ID, h.Chain, h.Shared, h.Brake, timeOrNil(h.NextLook), h.Stopped})
 	}
 	return v
-}
-
-// differs says whether a row's shadow policy judges it otherwise.
-func differs(e ledger.Entity) bool {
-	shadow := e.Cols[ledger.ColShadow]
-	return shadow != "" && shadow != e.Cols[ledger.ColVerdict]
 }

@@ -25,7 +25,7 @@ func TestBrakes(t *testing.T) {
 	var v handlers.BrakesView
 	a := tw.do("GET", "/api/brakes", "")
 	a.into(t, &v)
-	if a.Status != 200 || v.Breaker.Tripped || v.Breaker.Most != 500 || v.Breaker.Share != "50%" || v.Held == nil || v.Canary == nil || v.Canary.VMs != 2 || v.Canary.Wait != "1h0m0s" {
+	if a.Status != 200 || v.Breaker.Tripped || v.Breaker.Most != 500 || v.Breaker.Share != "50%" || v.Breaker.ShareFrom != 20 || v.Breaker.VMs != 0 || v.Held == nil || v.Canary == nil || v.Canary.VMs != 2 || v.Canary.Wait != "1h0m0s" {
 		t.Errorf("%d %+v", a.Status, v)
 	}
 	tw.each(func(w *world) {
@@ -104,7 +104,32 @@ func TestBrakes(t *testing.T) {
 		}
 	})
 	tw.do("GET", "/api/brakes", "").into(t, &v)
-	if v.Breaker.Tripped || v.Breaker.ResetAt == nil || v.Canary.ReleasedAt == nil {
+	if v.Breaker.Tripped || v.Breaker.ResetAt == nil || v.Canary.ReleasedAt == nil || v.Breaker.VMs != 4 {
 		t.Errorf("%+v", v)
+	}
+}
+
+// A breaker that hasn't tripped isn't reset: what it has counted stays.
+func TestAResetOfABreakerThatHasNotTripped(t *testing.T) {
+	tw := newTwins(t)
+	tw.each(func(w *world) {
+		books := ledger.Brakes{Tables: w.store.Tables()}
+		c, err := books.Changes(context.Background(), ledger.Breaker{}, w.clock.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := books.Change(context.Background(), ledger.Breaker{}, c, chainOf(vmNamed("vm1")), vmNamed("vm1")); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	})
+	writes := tw.writes()
+	a := tw.do("POST", "/api/brakes", `{"reset":"breaker"}`)
+	if p := a.problem(t); a.Status != 409 || p.Field != "reset" || !strings.Contains(p.Message, "it hasn't tripped and holds nothing") || writes() != 0 {
+		t.Errorf("%d %+v, %d writes", a.Status, p, writes())
+	}
+	var v handlers.BrakesView
+	tw.do("GET", "/api/brakes", "").into(t, &v)
+	if v.Breaker.Changed != 1 || v.Breaker.ResetAt != nil {
+		t.Errorf("%+v", v.Breaker)
 	}
 }

@@ -201,6 +201,12 @@ func (a *App) listVMs(ctx context.Context, q url.Values) customhandler.HTTPAnswe
 	return answer(http.StatusOK, out)
 }
 
+// differs says whether a row's shadow policy judges it otherwise.
+func differs(e ledger.Entity) bool {
+	shadow := e.Cols[ledger.ColShadow]
+	return shadow != "" && shadow != e.Cols[ledger.ColVerdict]
+}
+
 // verdictsOf reads the verdicts that are asked for, several with commas between
 // them; none means all.
 func verdictsOf(q url.Values) ([]string, *problem) {

@@ -76,7 +76,8 @@ func showBrakes(c *console, v handlers.BrakesView) {
 	} else {
 		row("breaker", "set")
 	}
-	row("changed within the hour", fmt.Sprintf("%s, the most is %d or %s of the VMs", plural(b.Changed, "object"), b.Most, b.Share))
+	row("changed within the hour", plural(b.Changed, "object")+" (VMs and shared objects)")
+	row("trips above", limitsOf(b))
 	if b.ResetAt != nil {
 		row("last reset", strings.TrimSpace(moment(b.ResetAt)+" "+b.ResetBy))
 	}
@@ -119,6 +120,26 @@ func showBrakes(c *console, v handlers.BrakesView) {
 	}
 }
 
+// limitsOf tells how many objects may be changed within an hour: by their number,
+// and as a share of the VMs, which counts only once enough objects were changed.
+func limitsOf(b handlers.BreakerView) string {
+	var limits []string
+	if b.Most > 0 {
+		limits = append(limits, plural(b.Most, "object"))
+	}
+	if b.Share != "" && b.Share != "0%" {
+		share := fmt.Sprintf("%s of the VMs (%d known)", b.Share, b.VMs)
+		if b.ShareFrom > 1 {
+			share += fmt.Sprintf("; the share counts from %d objects on", b.ShareFrom)
+		}
+		limits = append(limits, share)
+	}
+	if len(limits) == 0 {
+		return "no limit is set in the policy"
+	}
+	return strings.Join(limits, ", or ")
+}
+
 type brakesResetCmd struct {
 	app
 	output
@@ -126,7 +147,7 @@ type brakesResetCmd struct {
 
 // Help is kong's.
 func (brakesResetCmd) Help() string {
-	return "First find out why it tripped (cvmguard brakes) and put the policy right: after the reset the same policy goes on from where it was stopped. What was counted is forgotten, and the objects that were held are put on the loop."
+	return "First find out why it tripped (cvmguard brakes) and put the policy right: after the reset the same policy goes on from where it was stopped. What was counted is forgotten, and the objects that were held are put on the loop. A breaker that hasn't tripped isn't reset, and goes on counting. Exit status 0: it was reset. 1: it hasn't tripped."
 }
 
 // Run resets.

@@ -39,7 +39,8 @@ func TestBrakesCommands(t *testing.T) {
 			}
 		}
 	}
-	wants(do(0, "brakes"), "breaker", "set", "0 objects, the most is 500 or 50% of the VMs")
+	wants(do(0, "brakes"), "breaker", "set", "0 objects (VMs and shared objects)", "500 objects, or 50% of the VMs (2 known); the share counts from 20 objects on")
+	wants(do(1, "brakes", "reset"), "it hasn't tripped and holds nothing", "stays; see `cvmguard brakes show`")
 	wants(do(1, "brakes", "resume", "--vm", standInVM("vm-bad")), "no such step of it is stopped")
 	wants(do(1, "brakes", "release"), "the policy in force has none")
 	wants(do(2, "brakes", "resume"), "missing flags: --vm=ID")
@@ -101,5 +102,19 @@ func TestBrakesCommands(t *testing.T) {
 	wants(do(0, "brakes"), "last reset")
 	if b, err := books.Breaker(ctx); err != nil || b.Tripped || b.Epoch != 1 {
 		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+// The breaker's limits are told as the policy has them.
+func TestTheBreakersLimitsAreTold(t *testing.T) {
+	for want, b := range map[string]handlers.BreakerView{
+		"500 objects, or 50% of the VMs (13 known); the share counts from 20 objects on": {Most: 500, Share: "50%", ShareFrom: 20, VMs: 13},
+		"1 object":                      {Most: 1, Share: "0%", ShareFrom: 20},
+		"10% of the VMs (1 known)":      {Share: "10%", ShareFrom: 1, VMs: 1},
+		"no limit is set in the policy": {Share: "0%"},
+	} {
+		if got := limitsOf(b); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
 	}
 }

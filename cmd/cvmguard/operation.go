@@ -138,7 +138,7 @@ func showOperation(c *console, v handlers.OperationView) {
 		c.line("approved %s %s", moment(v.Approved), clean(v.ApprovedBy))
 	}
 	if v.Braked != "" {
-		c.line("held by the brake %s", v.Braked)
+		c.line("%s", heldBy(v))
 	}
 	c.line("")
 	g := c.grid("", "step", "state", "disturbs", "does", "why")
@@ -266,7 +266,11 @@ func (k *client) follow(c *console, hash string, most time.Duration) error {
 			return exitStatus(exitNot)
 		}
 		if c.now().After(end) {
-			c.say("it has not ended within %s: %s", most, clean(v.Text))
+			held := ""
+			if v.Braked != "" {
+				held = " It is " + heldBy(v)
+			}
+			c.say("it has not ended within %s: %s%s", most, clean(v.Text), held)
 			return exitStatus(exitNot)
 		}
 		select {
@@ -275,6 +279,32 @@ func (k *client) follow(c *console, hash string, most time.Duration) error {
 		case <-time.After(2 * time.Second):
 		}
 	}
+}
+
+// brakeNext is what a person does about a brake that holds an operation.
+var brakeNext = map[string]string{
+	reconcile.BrakeBreaker:    "cvmguard brakes show tells why it tripped; cvmguard brakes reset lets it go",
+	reconcile.BrakeUnreadable: "put table brakes right, then say cvmguard brakes reset",
+	reconcile.BrakeCanary:     "cvmguard brakes show tells how far the canary is; cvmguard brakes release lets the rest follow",
+	reconcile.BrakeLimit:      "it goes on by itself a day after the first of those steps",
+	reconcile.BrakeWindow:     "it goes on by itself when the next maintenance window opens",
+	reconcile.BrakeContested:  "cvmguard brakes show tells what is stopped; cvmguard brakes resume lets it go on",
+}
+
+// heldBy tells which brake holds an operation, why, and what to do.
+func heldBy(v handlers.OperationView) string {
+	text := "held by the brake " + clean(v.Braked)
+	for _, s := range v.Steps {
+		if s.State == remedy.Blocked && s.Why != "" {
+			text += ": " + clean(s.Why)
+			break
+		}
+	}
+	next, ok := brakeNext[v.Braked]
+	if !ok {
+		next = "see cvmguard brakes show"
+	}
+	return text + "; " + next
 }
 
 // planned asks the app for a plan.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -174,11 +175,11 @@ func verdictWithShadow(v handlers.VMView) string {
 	return string(v.Verdict) + " (shadow: " + string(v.Shadow) + ")"
 }
 
-// reasons are the codes of what fails or is unknown.
+// reasons are the codes of what fails or is unknown, each once.
 func reasons(v handlers.VMView) string {
 	var codes []string
 	for _, f := range v.Findings {
-		if f.State == cvm.Fail || f.State == cvm.UnknownState {
+		if (f.State == cvm.Fail || f.State == cvm.UnknownState) && !slices.Contains(codes, f.Reason) {
 			codes = append(codes, f.Reason)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +22,8 @@ const causeReset = "brakes"
 // BrakesState is where the brakes stand.
 type BrakesState struct {
 	Breaker ledger.Breaker
-	Changed int // objects changed within the hour, as the breaker counts them
+	Changed int // objects changed within the hour, as the breaker counts them: VMs and shared objects
+	VMs     int // those known, of which the breaker's share is a part
 	Policy  string
 	// Canary is that of the policy in force; Trouble says, by chain, what is wrong with
 	// one of its objects; Ends is when the rest follows by itself, zero for never.
@@ -57,6 +59,9 @@ func (l *Loop) BrakesNow(ctx context.Context) (BrakesState, error) {
 		return s, err
 	}
 	s.Changed = len(changes.At)
+	if s.VMs, err = books.CountVMs(ctx, math.MaxInt); err != nil && !fault.Is(err, fault.NotFound) {
+		return s, err
+	}
 	if s.Canary, err = books.Canary(ctx, l.Policy.Hash); err != nil {
 		return s, err
 	}
@@ -111,15 +116,33 @@ func (l *Loop) eachBraked(ctx context.Context, name string, yield func(ledger.Ro
 
 // ResetBreaker lets the breaker go again on a person's word, forgets what was
 // counted, and puts the objects that it held on the loop; it answers how many. It
-// may be said again where it failed half-way.
+// may be said again where it failed half-way. fault.Invalid: it hasn't tripped and
+// holds nothing. Then what was counted stays: a reset that is said twice must not
+// let the policy change twice as much.
 func (l *Loop) ResetBreaker(ctx context.Context, by string) (woken int, err error) {
 	now := l.Now()
 	was, err := l.brakes().Reset(ctx, now, by)
 	if err != nil {
 		return 0, err
 	}
-	l.log().Warn("the breaker was reset", slog.String("by", by), slog.Bool("tripped", was.Tripped), slog.String("why", was.Why), slog.Int("changed", was.Count))
-	return l.wakeBraked(ctx, ledger.Cause{Kind: causeReset, At: now, ID: BrakeBreaker, By: by}, BrakeBreaker, BrakeUnreadable)
+	if was.Tripped {
+		l.log().Warn("the breaker was reset", slog.String("by", by), slog.String("why", was.Why), slog.Int("changed", was.Count))
+	}
+	woken, err = l.wakeBraked(ctx, ledger.Cause{Kind: causeReset, At: now, ID: BrakeBreaker, By: by}, BrakeBreaker, BrakeUnreadable)
+	if err == nil && woken == 0 && !was.Tripped {
+		return 0, notTripped(was)
+	}
+	return woken, err
+}
+
+// notTripped refuses the reset of a breaker that hasn't tripped.
+func notTripped(b ledger.Breaker) error {
+	last := ""
+	if !b.ResetAt.IsZero() {
+		last = "; it was reset last at " + b.ResetAt.UTC().Format(time.RFC3339)
+	}
+	return &fault.Error{Kind: fault.Invalid, Op: "resetting the breaker", Err: errText("it hasn't tripped and holds nothing, so nothing was changed and what it has counted within the hour stays" + last),
+		Next: "see `cvmguard brakes show`; a greater count is allowed by the policy's brakes.breaker"}
 }
 
 // ReleaseCanary lets all objects follow the canary of the policy in force, on a
