@@ -98,8 +98,11 @@ func (d *devCmd) Run(c *console) error {
 	play, cancel := context.WithTimeout(c.ctx, devLimit)
 	defer cancel()
 	var vms []string
+	var lines *local.RunStory
 	if isStory {
-		vms, err = told.Play(play, w, say)
+		var s local.RunStory
+		vms, s, err = told.Play(play, w, say)
+		lines = &s
 	} else {
 		var scene *azuresim.Scene
 		if scene, err = w.Play(play, stages, say); err == nil {
@@ -113,6 +116,7 @@ func (d *devCmd) Run(c *console) error {
 	if err != nil {
 		return err
 	}
+	run.Scene, run.Story = d.Scene, lines
 	if d.Format == "json" {
 		err = json.NewEncoder(c.stdout).Encode(run)
 	} else {

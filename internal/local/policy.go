@@ -42,3 +42,19 @@ orchestratorObjectId: %s
 	path := filepath.Join(w.dir, "policy.yaml")
 	return path, os.WriteFile(path, bytes.Clone(doc.Source), 0o600)
 }
+
+// policy reads the policy in force, in the mode that stands above its own.
+func (w *World) policy() (*policy.Document, error) {
+	text, err := os.ReadFile(w.opts.Policy)
+	if err != nil {
+		return nil, fmt.Errorf("reading the policy in force: %w", err)
+	}
+	doc, err := policy.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading the policy in force: %w", err)
+	}
+	if w.opts.Mode != "" {
+		doc = doc.WithMode(w.opts.Mode)
+	}
+	return doc, nil
+}

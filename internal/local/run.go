@@ -19,11 +19,30 @@ const RunSchema = "cvmguard.dev/run/v1"
 
 // Run is what `make run FORMAT=json` prints.
 type Run struct {
-	Schema      string  `json:"schema"`
-	VMs         []RunVM `json:"vms"`
-	AzureWrites int     `json:"azureWrites"` // the handler's writes that the simulated Azure accepted
-	Inbox       int     `json:"inbox"`       // open letters
-	Seconds     float64 `json:"seconds"`
+	Schema string `json:"schema"`
+	Scene  string `json:"scene"`
+	Mode   string `json:"mode"`   // observe or enforce
+	Policy string `json:"policy"` // hash of the one in force
+	// Story is what a story told, nil of any other scene.
+	Story       *RunStory `json:"story,omitempty"`
+	VMs         []RunVM   `json:"vms"`
+	AzureWrites int       `json:"azureWrites"` // the handler's writes that the simulated Azure accepted
+	Inbox       int       `json:"inbox"`       // open letters
+	Seconds     float64   `json:"seconds"`
+}
+
+// RunStory is a story as it was told.
+type RunStory struct {
+	About string    `json:"about"`
+	Lines []RunLine `json:"lines"` // in the order of their time
+}
+
+// RunLine is one line of it: what happened, or what is claimed beside what was seen.
+type RunLine struct {
+	Seconds float64 `json:"seconds"` // since the story began
+	Text    string  `json:"text,omitempty"`
+	Claim   string  `json:"claim,omitempty"`
+	Seen    string  `json:"seen,omitempty"`
 }
 
 // RunVM is one VM of a Run.
@@ -71,6 +90,11 @@ type RunHead struct {
 func (w *World) Result(ctx context.Context, vms []string, started time.Time) (Run, error) {
 	run := Run{Schema: RunSchema, VMs: []RunVM{}, AzureWrites: len(w.Sim.Writes(azuresim.HandlerPrincipal)),
 		Seconds: float64(time.Since(started).Round(100*time.Millisecond)) / float64(time.Second)}
+	doc, err := w.policy()
+	if err != nil {
+		return run, err
+	}
+	run.Mode, run.Policy = doc.Mode(), doc.Hash
 	open, _, err := ledger.Inbox{Blobs: w.Storage.Blobs(), Tables: w.Storage.Tables()}.Count(ctx)
 	if err != nil {
 		return run, fmt.Errorf("counting the inbox: %w", err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,14 +25,69 @@ func TestStories(t *testing.T) {
 			w := world(t, st.Options(local.Options{}))
 			ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
 			defer cancel()
-			if _, err := st.Play(ctx, w, t.Logf); err != nil {
+			vms, told, err := st.Play(ctx, w, t.Logf)
+			if err != nil {
 				t.Fatal(err)
+			}
+			documented(t, w, st, vms, told)
+			if st.Name == "rotation" {
+				inOrder(t, told)
 			}
 			verifyChains(t, w)
 			if st.Name == "recreation" {
 				filesParse(t, w)
 			}
 		})
+	}
+}
+
+// documented wants that a run's document names mode and policy, and that the story
+// has lines of both sorts, in the order of their time.
+func documented(t *testing.T, w *local.World, st story.Story, vms []string, told local.RunStory) {
+	t.Helper()
+	run, err := w.Result(t.Context(), vms, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := w.Chains().After(t.Context(), local.Chain(vms[0]), 0, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := row[len(row)-1].Record
+	if run.Schema != local.RunSchema || run.Mode != last.Mode || run.Policy != last.Policy || run.Policy == "" {
+		t.Errorf("schema %s, mode %q and policy %q; the record has %q and %q", run.Schema, run.Mode, run.Policy, last.Mode, last.Policy)
+	}
+	said, claimed := 0, 0
+	for i, l := range told.Lines {
+		if i > 0 && l.Seconds < told.Lines[i-1].Seconds {
+			t.Errorf("line %d is told too late: %+v", i, l)
+		}
+		if l.Text != "" && l.Claim == "" && l.Seen == "" {
+			said++
+		} else if l.Text == "" && l.Claim != "" && l.Seen != "" {
+			claimed++
+		} else {
+			t.Errorf("line %d is neither told nor claimed: %+v", i, l)
+		}
+	}
+	if told.About != st.About || said == 0 || claimed == 0 {
+		t.Errorf("%q, %d lines, %d claims", told.About, said, claimed)
+	}
+}
+
+// inOrder wants the rotation told as it happens: the pause between the waves, and
+// each step when it is done.
+func inOrder(t *testing.T, told local.RunStory) {
+	t.Helper()
+	want := []string{"a person says: approve", "step 1, check-rotation: done", "a person says: pause", "step 2, deallocate-wave: done", "paused between the two waves",
+		"a person says: resume", "step 3, deallocate-wave: done", "set-des-key: done", "start-wave: done", "the set names the new version"}
+	for _, l := range told.Lines {
+		if len(want) > 0 && strings.Contains(l.Text, want[0]) {
+			want = want[1:]
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not told, or not in this order: %q in %+v", want, told.Lines)
 	}
 }
 

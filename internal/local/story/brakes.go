@@ -54,7 +54,7 @@ func breaker(ctx context.Context, s *Stage) error {
 		return err
 	}
 	changed := s.changed()
-	s.Want(len(changed) == 4, "%d VMs were changed, not 4: %v", len(changed), changed)
+	s.Want(len(changed) == 4, "4 VMs were changed", "%d: %v", len(changed), names(changed))
 	held := 0
 	for _, id := range s.VMs {
 		row, err := s.Row(ctx, id)
@@ -65,7 +65,7 @@ func breaker(ctx context.Context, s *Stage) error {
 			held++
 		}
 	}
-	s.Want(held >= 8, "%d VMs are held by a brake, not 8", held)
+	s.Want(held >= 8, "8 VMs or more are held by a brake", "%d", held)
 	s.Say("%d VMs were quarantined, then the breaker tripped: %d are held", len(changed), held)
 	calls := len(s.Sim.Writes(azuresim.HandlerPrincipal))
 	for _, id := range s.VMs {
@@ -74,7 +74,7 @@ func breaker(ctx context.Context, s *Stage) error {
 		}
 	}
 	after := len(s.Sim.Writes(azuresim.HandlerPrincipal))
-	s.Want(after == calls, "%d writes were made after the breaker had tripped", after-calls)
+	s.Want(after == calls, "nothing is written after the breaker has tripped", "%d writes", after-calls)
 	s.Say("all twelve are run again by hand: not one more write")
 	var answer struct {
 		Breaker struct {
@@ -84,7 +84,7 @@ func breaker(ctx context.Context, s *Stage) error {
 	if err := s.Call(ctx, http.MethodGet, "/brakes", nil, &answer, http.StatusOK); err != nil {
 		return err
 	}
-	s.Want(answer.Breaker.Tripped, "GET /brakes doesn't say that the breaker has tripped")
+	s.Want(answer.Breaker.Tripped, "GET /brakes says that the breaker has tripped", "tripped: %t", answer.Breaker.Tripped)
 	if err := s.Call(ctx, http.MethodPost, "/brakes", map[string]string{"reset": "breaker"}, nil, http.StatusAccepted); err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func breaker(ctx context.Context, s *Stage) error {
 		return err
 	}
 	changed = s.changed()
-	s.Want(len(changed) == 8, "after the reset %d VMs are changed in all, not 8", len(changed))
+	s.Want(len(changed) == 8, "after the reset 8 VMs are changed in all", "%d", len(changed))
 	s.Say("a person resets it: four more, and it trips again (%d in all)", len(changed))
 	return nil
 }
@@ -110,7 +110,7 @@ func canary(ctx context.Context, s *Stage) error {
 		return err
 	}
 	changed := s.changed()
-	s.Want(len(changed) == 2, "%d VMs were changed, not 2", len(changed))
+	s.Want(len(changed) == 2, "2 VMs were changed", "%d: %v", len(changed), names(changed))
 	s.Say("two are changed: %s and %s; the others wait", name(first(changed, 0)), name(first(changed, 1)))
 	if err := s.Call(ctx, http.MethodPost, "/brakes", map[string]string{"release": "canary"}, nil, http.StatusAccepted); err != nil {
 		return err
@@ -127,6 +127,17 @@ func first(list []string, i int) string {
 		return list[i]
 	}
 	return "nobody"
+}
+
+// times is how often something was done, in words.
+func times(n int) string {
+	switch n {
+	case 0:
+		return "nothing"
+	case 1:
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // twoEnforcers: another hand takes the quarantine tag off again and again;
@@ -151,12 +162,12 @@ func twoEnforcers(ctx context.Context, s *Stage) error {
 			return err
 		}
 		wrote := s.Writes(id) - before
-		s.Say("another hand sets it to \"no\": cvmguard writes %d times", wrote)
+		s.Say("another hand sets it to \"no\": cvmguard writes %s", times(wrote))
 		want := 1
 		if i >= 1 {
 			want = 0
 		}
-		s.Want(wrote == want, "after change %d cvmguard wrote %d times, not %d", i+1, wrote, want)
+		s.Want(wrote == want, fmt.Sprintf("after change %d cvmguard writes %s", i+1, times(want)), "%s", times(wrote))
 	}
 	if err := s.Expect(ctx, id, "non-compliant", "changed-back"); err != nil {
 		return err

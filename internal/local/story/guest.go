@@ -84,7 +84,7 @@ func kernel(ctx context.Context, s *Stage) error {
 		if err != nil {
 			return err
 		}
-		s.Want(!m.LockedOut(), "%s is locked out", name(id))
+		s.Want(!m.LockedOut(), name(id)+" is not locked out", "locked out: %t", m.LockedOut())
 		if err := s.Expect(ctx, id, "compliant", "pcr-changed"); err != nil {
 			return err
 		}

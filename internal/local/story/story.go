@@ -83,28 +83,43 @@ func (st Story) Options(o local.Options) local.Options {
 type Stage struct {
 	*local.World
 	VMs []string // ARM ids, in the order of their making
-	// Say is told what happens, for a person.
-	Say func(format string, args ...any)
 
+	say   func(format string, args ...any)
+	began time.Time
+	lines []local.RunLine
 	wrong []error
 }
 
-// Play plays the story in a world whose host runs. The ids of its VMs come back
-// with whatever was not as it is told.
-func (st Story) Play(ctx context.Context, w *local.World, say func(format string, args ...any)) (vms []string, err error) {
-	s := &Stage{World: w, Say: say}
+// Play plays the story in a world whose host runs, and says on `say` what happens.
+// The ids of its VMs and what was told come back, with whatever was not so.
+func (st Story) Play(ctx context.Context, w *local.World, say func(format string, args ...any)) (vms []string, told local.RunStory, err error) {
+	s := &Stage{World: w, say: say, began: time.Now(), lines: []local.RunLine{}}
 	err = st.play(ctx, s)
 	if err != nil {
 		err = fmt.Errorf("story %s: %w", st.Name, err)
 	}
-	return s.VMs, errors.Join(append([]error{err}, s.wrong...)...)
+	return s.VMs, local.RunStory{About: st.About, Lines: s.lines}, errors.Join(append([]error{err}, s.wrong...)...)
 }
 
-// Want says that something must be so; the story goes on if it isn't.
-func (s *Stage) Want(so bool, format string, args ...any) {
+// Say tells what happens, for a person.
+func (s *Stage) Say(format string, args ...any) {
+	s.note(local.RunLine{Text: fmt.Sprintf(format, args...)})
+	s.say(format, args...)
+}
+
+// Want claims that something is so, beside what was seen of it; the story goes on if
+// it isn't so.
+func (s *Stage) Want(so bool, claim, seen string, args ...any) {
+	l := local.RunLine{Claim: claim, Seen: fmt.Sprintf(seen, args...)}
+	s.note(l)
 	if !so {
-		s.wrong = append(s.wrong, fmt.Errorf("not as told: "+format, args...))
+		s.wrong = append(s.wrong, fmt.Errorf("not as told: %s; seen: %s", l.Claim, l.Seen))
 	}
+}
+
+func (s *Stage) note(l local.RunLine) {
+	l.Seconds = float64(time.Since(s.began).Round(100*time.Millisecond)) / float64(time.Second)
+	s.lines = append(s.lines, l)
 }
 
 // Add makes a VM that is there before cvmguard hears of it.
@@ -212,10 +227,11 @@ func (s *Stage) Expect(ctx context.Context, id, verdict string, reasons ...strin
 	if err != nil {
 		return fmt.Errorf("reading the row of %s: %w", name(id), err)
 	}
-	s.Want(string(row.Verdict) == verdict, "%s is %s, not %s: %s", name(id), row.Verdict, verdict, bad(row))
+	so, claim := string(row.Verdict) == verdict, name(id)+" is "+verdict
 	for _, reason := range reasons {
-		s.Want(has(row, reason), "%s has no finding %s: %s", name(id), reason, bad(row))
+		so, claim = so && has(row, reason), claim+", "+reason
 	}
+	s.Want(so, claim, "%s", strings.Join(append([]string{string(row.Verdict)}, said(row)...), ", "))
 	return nil
 }
 
@@ -223,14 +239,15 @@ func has(row ledger.Row, reason string) bool {
 	return slices.ContainsFunc(row.Findings, func(f ledger.RowFinding) bool { return f.Reason == reason })
 }
 
-func bad(row ledger.Row) string {
+// said are the reasons of a row's findings, notes too, each once.
+func said(row ledger.Row) []string {
 	var out []string
 	for _, f := range row.Findings {
-		if f.State == cvm.Fail || f.State == cvm.UnknownState {
-			out = append(out, f.Rule+" "+string(f.State)+" "+f.Reason)
+		if f.Reason != "" && f.State != cvm.NotAsked && !slices.Contains(out, f.Reason) {
+			out = append(out, f.Reason)
 		}
 	}
-	return strings.Join(out, ", ")
+	return out
 }
 
 // Writes counts the handler's accepted writes, but for asking guests for evidence,
@@ -263,6 +280,14 @@ func (s *Stage) Until(ctx context.Context, what string, so func() (bool, error))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+func names(ids []string) []string {
+	var out []string
+	for _, id := range ids {
+		out = append(out, name(id))
+	}
+	return out
 }
 
 func name(id string) string { return id[strings.LastIndex(id, "/")+1:] }
