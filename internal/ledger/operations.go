@@ -47,6 +47,11 @@ func (o Operations) Get(ctx context.Context, hash string) (remedy.Operation, err
 		return remedy.Operation{}, fault.New(fault.Invalid, "reading a plan", hash, "it isn't a plan's hash; give the 64 hex digits that the plan was printed with")
 	}
 	body, err := o.Blobs.Read(ctx, ContainerPlans, hash+".json", maxOperation)
+	if fault.Is(err, fault.NotFound) {
+		e := fault.New(fault.NotFound, "reading a plan", hash, "there is no plan with this hash")
+		e.Next = "see cvmguard operation list"
+		return remedy.Operation{}, e
+	}
 	if err != nil {
 		return remedy.Operation{}, fmt.Errorf("reading plan %s: %w", hash, err)
 	}

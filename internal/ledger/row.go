@@ -125,9 +125,12 @@ type OperationState struct {
 	ApprovedBy string    `json:"approvedBy,omitempty"`
 	Paused     bool      `json:"paused,omitempty"`
 	Stopped    bool      `json:"stopped,omitempty"` // given up: its undo has taken its place
-	SaidAt     time.Time `json:"saidAt,omitzero"`   // of the newest word of a person
-	SaidBy     string    `json:"saidBy,omitempty"`
-	Done       int       `json:"done"` // steps done, in the plan's order
+	// Void says why it was refused for good: what its plan was made for isn't there any
+	// more. It ends as a stopped one does.
+	Void   string    `json:"void,omitempty"`
+	SaidAt time.Time `json:"saidAt,omitzero"` // of the newest word of a person
+	SaidBy string    `json:"saidBy,omitempty"`
+	Done   int       `json:"done"` // steps done, in the plan's order
 	// Ahead are steps beyond those that are done all the same, by number from 1: the
 	// start of a VM doesn't wait for that of another which failed.
 	Ahead []int `json:"ahead,omitempty"`

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -134,6 +135,7 @@ func (r *Row) takeOperation(said *OperationState) {
 			s.Approved, s.ApprovedBy = have.Approved, have.ApprovedBy
 		}
 		s.Stopped = s.Stopped || have.Stopped
+		s.Void = cmp.Or(s.Void, have.Void)
 		for n := range have.Done {
 			s.StepDone(n + 1)
 		}
@@ -145,16 +147,26 @@ func (r *Row) takeOperation(said *OperationState) {
 }
 
 // TakeOperation brings the row's operation up to a record of the object: its
-// state, and the step that an outcome ends.
+// state, and the step that an outcome ends or the refusal that ends it for good.
 func (r *Row) TakeOperation(rec Record) {
 	if r.SharedKind != cvm.SharedOperation {
 		return
 	}
 	r.takeOperation(rec.Operation)
-	if rec.Type == TypeOutcome && rec.Outcome != nil && rec.Outcome.State == remedy.Done && rec.Step != nil {
-		if r.Operation == nil {
-			r.Operation = &OperationState{}
-		}
-		r.Operation.StepDone(rec.Step.Number())
+	if rec.Type != TypeOutcome || rec.Outcome == nil || rec.Step == nil {
+		return
 	}
+	done := rec.Outcome.State == remedy.Done
+	if !done && rec.Outcome.Code != remedy.CodeSuperseded {
+		return
+	}
+	if r.Operation == nil {
+		r.Operation = &OperationState{}
+	}
+	if done {
+		r.Operation.StepDone(rec.Step.Number())
+		return
+	}
+	const most = 500 // the record has the whole
+	r.Operation.Void = strings.ToValidUTF8(rec.Outcome.Error[:min(len(rec.Outcome.Error), most)], "")
 }

@@ -29,6 +29,7 @@ const (
 	OperationPaused   = "operation-paused"
 	OperationFailed   = "operation-failed"
 	OperationStopped  = "operation-stopped"
+	OperationRefused  = "operation-refused" // for good
 	OperationDone     = "operation-done"
 
 	// OperationUnreadable is of the list alone: where the operation stands couldn't be
@@ -102,7 +103,7 @@ func (l *Loop) viewOperation(ctx context.Context, h *held, m Message, doc *polic
 func StandingOf(row ledger.Row) remedy.Standing {
 	st := remedy.Standing{Done: row.Operation.IsDone, Sent: func(s remedy.Step) bool { return len(row.Sends[ledger.SendKey(s)]) > 0 }}
 	if s := row.Operation; s != nil {
-		st.Approved, st.Paused, st.Stopped = !s.Approved.IsZero(), s.Paused, s.Stopped
+		st.Approved, st.Paused, st.Stopped, st.Void = !s.Approved.IsZero(), s.Paused, s.Stopped, s.Void != ""
 	}
 	return st
 }
@@ -137,13 +138,21 @@ func DescribeOperation(op remedy.Operation, row ledger.Row, mode string, now tim
 			break
 		}
 	}
+	refused := ""
+	if st.Void {
+		refused = "It was refused for good: " + row.Operation.Void
+	}
 	switch {
 	case len(op.Steps) > 0 && done == len(op.Steps):
 		return OperationDone, "All steps are done."
+	case st.Void && op.Ended(st):
+		return OperationRefused, refused + "; " + far + "."
 	case st.Stopped && op.Ended(st):
 		return OperationStopped, "The operation was stopped; " + far + "."
 	case st.Approved && mode != policy.ModeEnforce:
 		return OperationObserve, "It is approved, but policy's mode is " + mode + ": nothing is carried out; " + far + "."
+	case st.Void:
+		return OperationRefused, refused + "; the VMs that it took down are started again; " + far + "."
 	case st.Stopped:
 		return OperationStopped, "The operation was stopped, and the VMs that it took down are started again; " + far + "."
 	case !st.Approved:
@@ -168,7 +177,7 @@ func (l *Loop) operationView(h *held, op remedy.Operation, plan remedy.Plan, cod
 		f.State, value = cvm.Pass, policy.Compliant
 	case OperationMissing:
 		f.Severity = policy.High
-	case OperationFailed:
+	case OperationFailed, OperationRefused:
 		f.Severity = policy.Medium
 	}
 	return &view{

@@ -26,6 +26,8 @@ func (l *Loop) stale(h *held, now time.Time) (out *ledger.Outcome) {
 	switch {
 	case said != nil && said.Stopped && s.Kind != remedy.StartWave:
 		why = "a person has stopped the operation"
+	case said != nil && said.Void != "" && s.Kind != remedy.StartWave:
+		why = "the operation was refused for good"
 	case said != nil && said.Paused && !sent:
 		why = "a person has paused the operation before anything of the step was sent"
 	case h.object.Kind != cvm.SharedOperation && h.row.PolicyHash != l.Policy.Hash:

@@ -236,6 +236,17 @@ func refuse(s Step, format string, args ...any) Progress {
 	return refused(fault.New(fault.Blocked, "applying "+string(s.Kind), s.Target, format, args...))
 }
 
+// CodeSuperseded is the code of the refusal that ends an operation for good: what
+// stands there now isn't what its plan was made for, and won't become it by waiting.
+const CodeSuperseded = "plan-superseded"
+
+// superseded is that refusal.
+func superseded(s Step, format string, args ...any) *fault.Error {
+	e := fault.New(fault.Blocked, "applying "+string(s.Kind), s.Target, format, args...)
+	e.Code, e.Next = CodeSuperseded, "make a new plan"
+	return e
+}
+
 func effected() Progress { return Progress{State: Effected} }
 func notThere() Progress { return Progress{State: NotThere} }
 func inMotion() Progress { return Progress{State: Underway, RetryAfter: retryTransition} }

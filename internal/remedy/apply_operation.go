@@ -56,13 +56,14 @@ func (a *AzureApplier) lookCheckRotation(ctx context.Context, s Step, _ Secrets)
 	if err != nil {
 		return Progress{}, err
 	}
-	var out doubts
-	out.otherKey(in.DES, s)
-	if out.list = append(out.list, in.Doubts()...); len(out.list) > 0 {
-		return refuse(s, "%s", strings.Join(out.list, "; ")), nil
+	if err := otherKey(in.DES, s); err != nil {
+		return refused(err), nil
+	}
+	if why := in.Doubts(); len(why) > 0 {
+		return refuse(s, "%s", strings.Join(why, "; ")), nil
 	}
 	if digest := usersDigest(in.users()); digest != s.Args[argUsers] {
-		return refuse(s, "the VMs on the set aren't those that the plan was made for (now there are %d); stop this operation and plan again", len(in.VMs)), nil
+		return refused(superseded(s, "the VMs on the set aren't those that the plan was made for (now there are %d)", len(in.VMs))), nil
 	}
 	return effected(), nil
 }
@@ -87,7 +88,7 @@ func (a *AzureApplier) lookDESKey(ctx context.Context, s Step, _ Secrets) (Progr
 	case same(des.KeyURL, want) && same(des.ProvisioningState, "Succeeded") && (!same(s.Before[BeforeKey], want) || rotatedAt(des) != s.Before[beforeRotate]):
 		return inMotion(), nil // Azure is at it
 	case !same(des.KeyURL, want) && !same(des.KeyURL, s.Before[BeforeKey]):
-		return refuse(s, "the set names %s by now, which somebody else has set; stop this operation and plan again", des.KeyURL), nil
+		return refused(superseded(s, "the set names %s by now, which somebody else has set", des.KeyURL)), nil
 	}
 	up, err := a.notDown(ctx, az, id)
 	if err != nil {

@@ -141,7 +141,7 @@ func (a *AzureApplier) lookKeepParts(ctx context.Context, s Step, _ Secrets) (Pr
 	case err != nil:
 		return Progress{}, err
 	case !asPlanned:
-		return refuse(s, "%s; stop this operation and plan again", notAsPlanned), nil
+		return refused(superseded(s, notAsPlanned)), nil
 	}
 	ok, err := kept(body)
 	switch {
@@ -174,7 +174,7 @@ func (a *AzureApplier) startKeepParts(ctx context.Context, s Step, _ Secrets) (P
 	case err != nil:
 		return Progress{}, err
 	case !asPlanned:
-		return refuse(s, "%s; stop this operation and plan again", notAsPlanned), nil
+		return refused(superseded(s, notAsPlanned)), nil
 	}
 	patch, err := keepBody(body)
 	if err != nil {

@@ -6,10 +6,14 @@ import (
 	"strings"
 
 	"cvmguard/internal/cvm"
+	"cvmguard/internal/fault"
 )
 
-// notAsPlanned is the clause of a VM that was changed since the plan was made.
-const notAsPlanned = "the VM isn't as it was when the plan was made"
+// The clauses of a VM that isn't what the plan was made for: no waiting mends them.
+const (
+	notAsPlanned = "the VM isn't as it was when the plan was made"
+	notThereNow  = "the VM that the plan was made for isn't there any more"
+)
 
 // planStands says why what a re-creation, or the way back from one, rests on doesn't
 // hold any more, "" if it does: the VM as it was planned for, the key path of the VM
@@ -20,7 +24,10 @@ func (a *AzureApplier) planStands(ctx context.Context, az Recreator, s Step) (st
 	}
 	id := vmOf(s)
 	vm, err := az.VM(ctx, id)
-	if err != nil {
+	switch {
+	case fault.Is(err, fault.NotFound):
+		return notThereNow, nil
+	case err != nil:
 		return "", err
 	}
 	body, err := az.VMBody(ctx, id)
@@ -97,6 +104,8 @@ func (a *AzureApplier) lookCheckRecreation(ctx context.Context, s Step, _ Secret
 	switch {
 	case err != nil:
 		return Progress{}, err
+	case why == notAsPlanned || why == notThereNow:
+		return refused(superseded(s, "%s", why)), nil
 	case why != "":
 		return refuse(s, "%s; mend what is named and resume, or stop this operation and plan again", why), nil
 	}

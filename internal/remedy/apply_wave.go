@@ -260,6 +260,9 @@ func (a *AzureApplier) waveDoubts(ctx context.Context, s Step, pending []cvm.VM)
 	if err != nil {
 		return nil, err
 	}
+	if err := otherKey(des, s); err != nil {
+		return nil, err
+	}
 	in, err := a.newPath(ctx, az, des, cvm.KeyID(s.Args[argKey]))
 	if err != nil {
 		return nil, err
@@ -272,7 +275,6 @@ func (a *AzureApplier) waveDoubts(ctx context.Context, s Step, pending []cvm.VM)
 		return nil, err
 	}
 	out := doubts{list: in.Unread}
-	out.otherKey(des, s)
 	planned := strings.Split(s.Args[argUsers], ",")
 	for _, vm := range in.VMs {
 		out.when(!slices.Contains(planned, userMark(vm.ID)), "%s is on the set by now and not in the plan; stop this operation and plan again", vm.ID.Name())

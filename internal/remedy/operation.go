@@ -85,8 +85,10 @@ func number(steps []Step) []Step {
 // Standing is how far an operation has come and what people said of it.
 type Standing struct {
 	Approved, Paused, Stopped bool
-	Done                      func(n int) bool // the n-th step, from 1
-	Sent                      func(Step) bool  // a call of the step was sent, as far as is known
+	// Void: it was refused for good, and ends as a stopped one does.
+	Void bool
+	Done func(n int) bool // the n-th step, from 1
+	Sent func(Step) bool  // a call of the step was sent, as far as is known
 }
 
 // Plan is what may be done about an operation now, by the document in force: what
@@ -95,6 +97,10 @@ type Standing struct {
 // others, which may fail for want of capacity. Of a stopped operation nothing is
 // left but to start the VMs that it took down.
 func (op Operation) Plan(st Standing, d *policy.Document) Plan {
+	over := "the operation was stopped"
+	if st.Void {
+		st.Stopped, over = true, "the operation was refused for good"
+	}
 	p := Plan{Mode: d.Mode(), Steps: []Step{}}
 	before := "" // what the present step comes after, "" for nothing
 	for _, s := range op.Steps {
@@ -104,7 +110,7 @@ func (op Operation) Plan(st Standing, d *policy.Document) Plan {
 		case done:
 			s.State = Done
 		case st.Stopped && (s.Kind != StartWave || !op.tookDown(s, st)):
-			s.Why = "the operation was stopped"
+			s.Why = over
 		case st.Stopped:
 			s.State = Planned
 		case !st.Approved:
@@ -140,7 +146,7 @@ func (op Operation) tookDown(start Step, st Standing) bool {
 // operation those that start its VMs again.
 func (op Operation) Ended(st Standing) bool {
 	for _, s := range op.Steps {
-		if st.Done(s.Number()) || st.Stopped && (s.Kind != StartWave || !op.tookDown(s, st)) {
+		if st.Done(s.Number()) || (st.Stopped || st.Void) && (s.Kind != StartWave || !op.tookDown(s, st)) {
 			continue
 		}
 		return false

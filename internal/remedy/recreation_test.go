@@ -397,6 +397,35 @@ func TestARecreationThereAndBack(t *testing.T) {
 	}
 }
 
+// Of two plans for one VM the second is refused for good once the first is done, and
+// while the VM isn't there: no time makes the VM again that it was made for.
+func TestASecondRecreationIsSuperseded(t *testing.T) {
+	s := newSite(t)
+	d := document(t, "enforce")
+	op, err := PlanRecreation(s.input(t, d, RecreationOptions{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := s.applier(d)
+	a.Azure = s
+	check := func(when string) {
+		t.Helper()
+		p := drive(t, s.world, a, op.Steps[0], false)
+		if op.Steps[0].Kind != CheckRecreation || p.State != Refused || fault.Code(p.Err) != CodeSuperseded || !strings.Contains(p.Err.Error(), "make a new plan") {
+			t.Errorf("%s: %s, %v", when, p.State, p.Err)
+		}
+	}
+	for _, st := range op.Steps {
+		if p := drive(t, s.world, a, st, false); p.State != Effected {
+			t.Fatalf("%s: %s: %v", st.Kind, p.State, p.Err)
+		}
+		if st.Kind == DeleteVM {
+			check("the VM is deleted")
+		}
+	}
+	check("the VM was made anew")
+}
+
 func TestARecreationStopsWhenTheWorldHasChanged(t *testing.T) {
 	type c struct {
 		step   int

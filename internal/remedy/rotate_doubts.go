@@ -110,9 +110,12 @@ func rotated(des cvm.DES, key cvm.KeyID) cvm.DES {
 	return des
 }
 
-// otherKey is the doubt whether a plan is still about the key that the set has.
-func (d *doubts) otherKey(des cvm.DES, s Step) {
-	d.when(!same(des.KeyURL, s.Args[argFrom]), "the set names %s by now, not %s as when the plan was made; stop this operation and plan again", des.KeyURL, s.Args[argFrom])
+// otherKey refuses for good a plan that isn't about the key that the set has by now.
+func otherKey(des cvm.DES, s Step) error {
+	if same(des.KeyURL, s.Args[argFrom]) {
+		return nil
+	}
+	return superseded(s, "the set names %s by now, not %s as when the plan was made", des.KeyURL, s.Args[argFrom])
 }
 
 // userMark names a VM in eight characters: those of all VMs on a set fit a row.
