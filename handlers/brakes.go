@@ -3,6 +3,7 @@ package handlers
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -141,7 +142,10 @@ func (a *App) sayToBrakes(ctx context.Context, body brakesBody, by string) custo
 		step = *body.Step
 	}
 	o, steps, err := a.Loop.Resume(ctx, *body.Resume, step, by)
+	var ask *reconcile.AskError
 	switch {
+	case errors.As(err, &ask) && ask.Field == "step":
+		return refuse(http.StatusNotFound, problem{Field: "step", Given: step, Message: err.Error(), Code: string(fault.NotFound)})
 	case fault.Is(err, fault.Invalid):
 		return refuse(http.StatusBadRequest, problem{Field: "resume", Given: *body.Resume, Message: err.Error(), Example: `{"resume":"` + exampleVM + `"}`, Code: string(fault.Invalid)})
 	case fault.Is(err, fault.NotFound):

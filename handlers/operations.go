@@ -3,6 +3,7 @@ package handlers
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -18,7 +19,25 @@ import (
 	"cvmguard/internal/remedy"
 )
 
-const exampleOperation = `{"kind":"rotate-key","des":"/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute/diskEncryptionSets/des1"}`
+const (
+	exampleDES       = `"des":"/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute/diskEncryptionSets/des1"`
+	exampleOperation = `{"kind":"rotate-key",` + exampleDES + `}`
+	exampleRecreate  = `{"kind":"recreate-vm","vm":"` + exampleVM + `"`
+)
+
+// operationExamples are, by the field that is wrong, what would be right.
+var operationExamples = map[string]string{
+	"kind": exampleOperation, "body": exampleOperation,
+	"des":    exampleOperation,
+	"key":    `{"kind":"rotate-key",` + exampleDES + `,"key":"https://kv-cvm.vault.azure.net/keys/os/0123456789abcdef0123456789abcdef"}`,
+	"wave":   `{"kind":"rotate-key",` + exampleDES + `,"wave":10}`,
+	"vm":     exampleRecreate + `}`,
+	"image":  exampleRecreate + `,"image":"Canonical:ubuntu-24_04-lts:cvm:latest"}`,
+	"size":   exampleRecreate + `,"size":"Standard_DC4as_v5"}`,
+	"record": `{"kind":"undo","record":"00000000-0000-0000-0000-000000000000-abcdefghijklmnopqrstuvwxyz/00000007"}`,
+	"plan":   `{"kind":"undo","plan":"<the 64 hex digits of a re-creation's plan>"}`,
+	"hash":   "POST /api/operations/<the plan's 64 hex digits>/approve",
+}
 
 // maxOperationBody is the longest body that is read, in bytes.
 const maxOperationBody = 16 << 10
@@ -56,6 +75,9 @@ type OperationStepView struct {
 	Why      string           `json:"why,omitempty"`
 	Disturbs remedy.Disturbs  `json:"disturbs"`
 	Retry    *time.Time       `json:"retry,omitempty"` // it failed, and is tried again then
+	// Record names the record of its last outcome, where one operation is asked for; an
+	// undo takes it.
+	Record string `json:"record,omitempty"`
 }
 
 type operationBody struct {
@@ -147,7 +169,13 @@ func (a *App) planOperation(ctx context.Context, b operationBody, by string) cus
 	hash, op, err := a.Loop.PlanOperation(ctx, reconcile.OperationAsk{Kind: remedy.OperationKind(b.Kind), DES: cvm.DESID(b.DES), Key: cvm.KeyID(b.Key), Wave: b.Wave,
 		VM: cvm.VMID(b.VM), Recreation: remedy.RecreationOptions{Image: b.Image, Size: b.Size, DES: cvm.DESID(b.DES)}, Record: b.Record, Plan: b.Plan, By: by})
 	if err != nil {
-		return operationFailed(err, "kind", b.Kind)
+		field := "kind"
+		var ask *reconcile.AskError
+		if errors.As(err, &ask) {
+			field = ask.Field
+		}
+		return operationFailed(err, field, map[string]string{"kind": b.Kind, "des": b.DES, "key": b.Key, "wave": strconv.Itoa(b.Wave), "vm": b.VM, "image": b.Image,
+			"size": b.Size, "record": b.Record, "plan": b.Plan}[field])
 	}
 	return answer(http.StatusOK, map[string]any{"hash": hash, "operation": op})
 }
@@ -163,20 +191,28 @@ func (a *App) sayToOperation(ctx context.Context, c customhandler.HTTPCall, hash
 // operationFailed answers for an error of an operation's: a doubt is a conflict, and
 // what it says is for the person who asked.
 func operationFailed(err error, field, given string) customhandler.HTTPAnswer {
-	switch kind := fault.KindOf(err); kind {
+	p := problem{Field: field, Given: given, Message: err.Error(), Code: string(fault.KindOf(err))}
+	var f *fault.Error
+	if errors.As(err, &f) && strings.EqualFold(f.Object, given) && strings.HasPrefix(p.Message, f.Op) {
+		cause := *f
+		cause.Op, cause.Object = "", "" // the field and what was given say it
+		p.Message = cause.Error()
+	}
+	switch fault.KindOf(err) {
 	case fault.Invalid:
-		return refuse(http.StatusBadRequest, problem{Field: field, Given: given, Message: err.Error(), Example: exampleOperation, Code: string(kind)})
+		p.Example = operationExamples[field]
+		return refuse(http.StatusBadRequest, p)
 	case fault.Blocked, fault.Denied:
-		return refuse(http.StatusConflict, problem{Field: field, Given: given, Message: err.Error(), Code: string(kind)})
+		return refuse(http.StatusConflict, p)
 	case fault.NotFound:
-		return refuse(http.StatusNotFound, problem{Field: field, Given: given, Message: err.Error(), Code: string(kind)})
+		return refuse(http.StatusNotFound, p)
 	}
 	return failed(err)
 }
 
 func decodeOperation(body []byte) (operationBody, *problem) {
 	bad := func(field, given, format string, args ...any) (operationBody, *problem) {
-		return operationBody{}, &problem{Field: field, Given: given, Message: fmt.Sprintf(format, args...), Example: exampleOperation}
+		return operationBody{}, &problem{Field: field, Given: given, Message: fmt.Sprintf(format, args...), Example: operationExamples[field]}
 	}
 	if len(body) > maxOperationBody {
 		return bad("body", strconv.Itoa(len(body))+" bytes", "the body is too long: the most is %d bytes", maxOperationBody)
@@ -216,7 +252,7 @@ func viewOfOperation(n reconcile.OperationNow) OperationView {
 	v := OperationView{Hash: n.Hash, Key: n.Chain, Kind: n.Op.Kind, Object: n.Op.Object, Why: n.Op.Why, Made: n.Op.Made, MadeBy: n.Op.MadeBy, State: n.Code, Text: n.Text,
 		Approved: timeOrNil(n.State.Approved), ApprovedBy: n.State.ApprovedBy, Paused: n.State.Paused, Stopped: n.State.Stopped, Braked: n.Braked, Steps: []OperationStepView{}}
 	for _, s := range n.Plan.Steps {
-		step := OperationStepView{Step: s.Kind, Target: s.Target, State: s.State, Does: s.Does, Why: s.Why, Disturbs: s.Disturbs}
+		step := OperationStepView{Step: s.Kind, Target: s.Target, State: s.State, Does: s.Does, Why: s.Why, Disturbs: s.Disturbs, Record: n.Records[ledger.SendKey(s)]}
 		if s.State != remedy.Done {
 			if step.Retry = timeOrNil(n.Retry(s)); step.Retry != nil {
 				step.Why = n.Failed[ledger.SendKey(s)]

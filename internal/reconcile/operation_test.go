@@ -115,7 +115,8 @@ func TestARotationWithManyWorkers(t *testing.T) {
 // The world has changed since the plan was made: nobody is taken down for a
 // rotation that would be refused in the end.
 func TestAnOldPlan(t *testing.T) {
-	says := map[string]string{"the set names a third key": "stop this operation and plan again", "the new key has expired": "expired", "there is a VM more": "plan again", "a VM is being changed": "vm2"}
+	says := map[string]string{"the new key has expired": "expired", "a VM is being changed": "vm2"}
+	forGood := []string{"the set names a third key", "it names the new one", "there is a VM more", "a VM's OS disk is ephemeral"}
 	for name, change := range map[string]func(*fleet){
 		"the set names a third key":   func(f *fleet) { f.des.KeyURL = keyName + "/33333333333333333333333333333333" },
 		"it names the new one":        func(f *fleet) { f.des.KeyURL = newKeyURL },
@@ -143,6 +144,24 @@ func TestAnOldPlan(t *testing.T) {
 				t.Fatal(err)
 			}
 			now, err := l.OperationNow(t.Context(), hash)
+			if slices.Contains(forGood, name) {
+				r := f.row(t, o)
+				if err != nil || now.Code != OperationRefused || !strings.Contains(now.Text, "make a new plan") || r.NextLook.After(f.clock.Now()) {
+					t.Errorf("it is %s: %s, looked at again at %s, %v", now.Code, now.Text, r.NextLook, err)
+				}
+				for _, word := range OperationWords() {
+					if _, err := l.SayToOperation(t.Context(), hash, word, "jane"); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "make a new plan") {
+						t.Errorf("%s: %v", word, err)
+					}
+				}
+				records := len(f.records(t, o))
+				f.until(t, l, 7*24*time.Hour)
+				if n := len(f.records(t, o)); n != records {
+					t.Errorf("%d records more in a week", n-records)
+				}
+				f.atRest(t, o)
+				return
+			}
 			if why := now.Failed[ledger.SendKey(now.Plan.Steps[0])]; err != nil || now.Code != OperationFailed || why == "" || !strings.Contains(why, says[name]) {
 				t.Errorf("it is %s and says %q, %v", now.Code, why, err)
 			}
@@ -384,6 +403,9 @@ func TestWordsThatAreTooLate(t *testing.T) {
 	if err := say(stopped, ledger.CauseStop); err != nil {
 		t.Fatal(err)
 	}
+	if err := say(stopped, ledger.CauseStop); err != nil {
+		t.Errorf("stop, said again: %v", err)
+	}
 	for _, word := range []string{ledger.CauseApprove, ledger.CausePause, ledger.CauseResume} {
 		if err := say(stopped, word); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "make the plan anew") {
 			t.Errorf("%s to what was stopped: %v", word, err)
@@ -391,14 +413,40 @@ func TestWordsThatAreTooLate(t *testing.T) {
 	}
 	b, _ := f.plan(t, l, 1)
 	done := hashOf(b)
-	for _, word := range []string{ledger.CauseApprove, ledger.CauseApprove} {
-		if err := say(done, word); err != nil {
-			t.Fatal(err)
+	for _, word := range []string{ledger.CausePause, ledger.CauseResume} {
+		if err := say(done, word); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "It waits for a person's approval") {
+			t.Errorf("%s before the approval: %v", word, err)
 		}
 	}
+	c, _ := f.plan(t, l, 1)
+	// Each word is answered by those before it, whether the loop has met them or not.
+	for _, word := range []string{ledger.CauseApprove, ledger.CauseApprove, ledger.CausePause, ledger.CauseResume} {
+		if _, err := l.SayToOperation(t.Context(), done, word, "jane"); err != nil {
+			t.Fatal(err)
+		}
+		f.clock.Advance(time.Millisecond)
+	}
+	f.until(t, l, 10*time.Minute)
 	f.done(t, b)
-	if err := say(done, ledger.CauseStop); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "undo") {
-		t.Errorf("stopping what is done: %v", err)
+	for _, word := range OperationWords() {
+		if err := say(done, word); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "All steps are done") || !strings.Contains(err.Error(), "undo") {
+			t.Errorf("%s to what is done: %v", word, err)
+		}
+	}
+	if _, err := l.SayToOperation(t.Context(), hashOf(c), ledger.CauseStop, "jane"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.SayToOperation(t.Context(), hashOf(c), ledger.CauseApprove, "jane"); !fault.Is(err, fault.Blocked) || !strings.Contains(err.Error(), "was stopped") {
+		t.Errorf("approved in the moment after the stop: %v", err)
+	}
+	now, err := l.OperationNow(t.Context(), done)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range now.Plan.Steps {
+		if rec, err := l.doneStep(t.Context(), now.Records[ledger.SendKey(s)]); err != nil || !rec.Step.Same(s) {
+			t.Errorf("the record of step %d, %q: %v", s.Number(), now.Records[ledger.SendKey(s)], err)
+		}
 	}
 	if err := say(strings.Repeat("0", 64), ledger.CauseApprove); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a hash of no plan: %v", err)

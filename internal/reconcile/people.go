@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -174,6 +175,13 @@ func (l *Loop) Resume(ctx context.Context, id, step, by string) (Object, []cvm.C
 		return o, nil, err
 	}
 	stopped := slices.DeleteFunc(row.Contested(), func(c cvm.Contest) bool { return step != "" && c.Step != step })
+	if all := row.Contested(); len(stopped) == 0 && len(all) > 0 {
+		var kinds []string
+		for _, c := range all {
+			kinds = append(kinds, c.Step)
+		}
+		return o, nil, asked("step", fault.New(fault.NotFound, op, o.ID, "no step %q of it is stopped; give one that is: %s", step, strings.Join(kinds, ", ")))
+	}
 	if len(stopped) == 0 {
 		return o, nil, fault.New(fault.NotFound, op, o.ID, "no such step of it is stopped; see GET /api/brakes")
 	}

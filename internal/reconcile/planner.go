@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +35,26 @@ type OperationAsk struct {
 
 const opPlan = "planning an operation"
 
+// AskError is an error about one field of what was asked for, by its name in the API.
+type AskError struct {
+	Field string
+	Err   error
+}
+
+// Error is the text of the error itself.
+func (e *AskError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the error itself.
+func (e *AskError) Unwrap() error { return e.Err }
+
+// asked blames a field for an error, nil for none.
+func asked(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &AskError{field, err}
+}
+
 // PlanOperation reads what an operation rests on, makes its plan and keeps it. It
 // writes nothing to Azure. fault.Blocked: there is doubt, and the error lists it.
 func (l *Loop) PlanOperation(ctx context.Context, ask OperationAsk) (hash string, op remedy.Operation, err error) {
@@ -46,9 +67,14 @@ func (l *Loop) PlanOperation(ctx context.Context, ask OperationAsk) (hash string
 	case remedy.RecreateOperation:
 		op, err = l.planRecreation(ctx, ask)
 	case remedy.UndoOperation:
-		op, err = l.planUndo(ctx, ask)
+		// Whatever it comes to, a person gave one of these alone.
+		if op, err = l.planUndo(ctx, ask); ask.Plan != "" {
+			err = asked("plan", err)
+		} else {
+			err = asked("record", err)
+		}
 	default:
-		err = fault.New(fault.Invalid, opPlan, string(ask.Kind), "there is no such kind; give %s, %s or %s", remedy.RotateKeyOperation, remedy.RecreateOperation, remedy.UndoOperation)
+		err = asked("kind", fault.New(fault.Invalid, opPlan, string(ask.Kind), "there is no such kind; give %s, %s or %s", remedy.RotateKeyOperation, remedy.RecreateOperation, remedy.UndoOperation))
 	}
 	if err != nil {
 		return "", op, err
@@ -71,12 +97,15 @@ func (l *Loop) PlanOperation(ctx context.Context, ask OperationAsk) (hash string
 func (l *Loop) planRotation(ctx context.Context, ask OperationAsk) (remedy.Operation, error) {
 	id, err := cvm.ParseDESID(string(ask.DES))
 	if err != nil {
-		return remedy.Operation{}, err
+		return remedy.Operation{}, asked("des", err)
 	}
 	if ask.Key != "" {
 		if _, err := cvm.ParseKeyID(string(ask.Key)); err != nil {
-			return remedy.Operation{}, err
+			return remedy.Operation{}, asked("key", err)
 		}
+	}
+	if ask.Wave < 0 || ask.Wave > remedy.MaxWave {
+		return remedy.Operation{}, asked("wave", fault.New(fault.Invalid, opPlan, strconv.Itoa(ask.Wave), "a step takes down 1 to %d VMs", remedy.MaxWave))
 	}
 	also, err := l.VMsOnSet(ctx, id)
 	if err != nil {
@@ -84,10 +113,11 @@ func (l *Loop) planRotation(ctx context.Context, ask OperationAsk) (remedy.Opera
 	}
 	in, err := remedy.ReadRotation(ctx, l.Planning, id, ask.Key, also, l.Policy, l.Now())
 	if err != nil {
-		return remedy.Operation{}, err
+		return remedy.Operation{}, asked("des", err)
 	}
 	in.Wave, in.By = ask.Wave, ask.By
-	return remedy.PlanRotation(in)
+	op, err := remedy.PlanRotation(in)
+	return op, asked("des", err)
 }
 
 // VMsOnSet are the VMs that hang on a set by our own books: an ephemeral OS disk is
@@ -110,14 +140,24 @@ func (l *Loop) VMsOnSet(ctx context.Context, id cvm.DESID) ([]cvm.VMID, error) {
 func (l *Loop) planRecreation(ctx context.Context, ask OperationAsk) (remedy.Operation, error) {
 	id, err := cvm.ParseVMID(string(ask.VM))
 	if err != nil {
-		return remedy.Operation{}, err
+		return remedy.Operation{}, asked("vm", err)
+	}
+	if ask.Recreation.DES != "" {
+		if _, err := cvm.ParseDESID(string(ask.Recreation.DES)); err != nil {
+			return remedy.Operation{}, asked("des", err)
+		}
 	}
 	in, err := ReadRecreation(ctx, l.Azure, l.Planning, id, ask.Recreation, l.Policy, l.Now())
+	var option *fault.Error
+	if fault.Is(err, fault.Invalid) && errors.As(err, &option) && (option.Object == "image" || option.Object == "size") {
+		return remedy.Operation{}, asked(option.Object, err) // the options' own check names them
+	}
 	if err != nil {
-		return remedy.Operation{}, err
+		return remedy.Operation{}, asked("vm", err)
 	}
 	in.By = ask.By
-	return remedy.PlanRecreation(in)
+	op, err := remedy.PlanRecreation(in)
+	return op, asked("vm", err)
 }
 
 // ReadRecreation judges a VM and reads what its re-creation rests on.
@@ -207,6 +247,9 @@ func (l *Loop) doneStep(ctx context.Context, name string) (ledger.Record, error)
 		return ledger.Record{}, fault.New(fault.Invalid, op, name, "it isn't a record's name; give <chain>/<number>, as cvmguard vms KEY --records lists them")
 	}
 	rec, _, hash, err := l.chains().Read(ctx, chain, seq)
+	if fault.Is(err, fault.NotFound) {
+		return ledger.Record{}, fault.New(fault.NotFound, op, name, "there is no such record; see cvmguard vms KEY --records, or cvmguard operation show HASH for those of a plan's steps")
+	}
 	if err != nil {
 		return ledger.Record{}, err
 	}
@@ -252,36 +295,6 @@ func (l *Loop) subscriptionOf(ctx context.Context, object string) (string, error
 	return sub, nil
 }
 
-// OperationWords are what a person may say to an operation.
-func OperationWords() []string {
-	return []string{ledger.CauseApprove, ledger.CausePause, ledger.CauseResume, ledger.CauseStop}
-}
-
-// SayToOperation puts a person's word on the loop. fault.NotFound: there is no plan
-// of that hash; fault.Blocked: nothing would come of it, for policy observes, or the
-// operation was stopped or is done.
-func (l *Loop) SayToOperation(ctx context.Context, hash, word, by string) (OperationNow, error) {
-	now, err := l.OperationNow(ctx, hash)
-	if err != nil {
-		return now, err
-	}
-	if word == ledger.CauseApprove && l.Policy.Mode() != policy.ModeEnforce {
-		return now, fault.New(fault.Blocked, "approving plan", hash, "policy's mode is %s: nothing would be carried out; put a policy of mode %s in force first", l.Policy.Mode(), policy.ModeEnforce)
-	}
-	switch {
-	case now.State.Stopped && word != ledger.CauseStop:
-		return now, fault.New(fault.Blocked, "saying "+word+" to plan", hash, "it was stopped, and what is stopped isn't begun again; make the plan anew")
-	case now.Code == OperationDone && word == ledger.CauseStop:
-		return now, fault.New(fault.Blocked, "stopping plan", hash, "all its steps are done; undo them instead, as the plan's way back says")
-	}
-	m := Message{Shared: now.ID, Cause: ledger.Cause{Kind: word, At: l.Now().UTC(), By: by}}
-	if err := l.enqueue(ctx, m, 0); err != nil {
-		return now, err
-	}
-	l.log().Warn("a person's word on an operation", slog.String("plan", hash), slog.String("word", word), slog.String("by", by))
-	return now, nil
-}
-
 // OperationNow is an operation and where it stands.
 type OperationNow struct {
 	Hash, ID string
@@ -293,6 +306,7 @@ type OperationNow struct {
 	State    ledger.OperationState
 	Held     map[string]time.Time // by SendKey: a step that failed, and when it is tried again
 	Failed   map[string]string    // by SendKey: why, as its last outcome says
+	Records  map[string]string    // by SendKey: the name of its last outcome's record, as an undo takes it
 	Braked   string
 }
 
@@ -300,31 +314,44 @@ type OperationNow struct {
 func (l *Loop) OperationNow(ctx context.Context, hash string) (OperationNow, error) {
 	now, row, err := l.operationNow(ctx, hash)
 	if err == nil {
-		now.Failed, err = l.whyFailed(ctx, row)
+		err = l.howEnded(ctx, row, &now)
 	}
 	return now, err
 }
 
-// maxFailedRead bounds how many records are read to say why steps failed.
-const maxFailedRead = 20
+// maxRecordsRead bounds how many records are read to say how the steps ended.
+const maxRecordsRead = 500
 
-// whyFailed reads, from the newest record back, why the steps failed that are held.
-func (l *Loop) whyFailed(ctx context.Context, row ledger.Row) (map[string]string, error) {
-	why := map[string]string{}
-	for seq := row.HeadSeq; seq > max(0, row.HeadSeq-maxFailedRead) && len(why) < len(row.Hold); seq-- {
+// howEnded reads, from the newest record back, the outcomes of the steps that were
+// taken: their records, and why those failed that are held.
+func (l *Loop) howEnded(ctx context.Context, row ledger.Row, now *OperationNow) error {
+	now.Failed, now.Records = map[string]string{}, map[string]string{}
+	done, open := map[string]bool{}, map[string]bool{} // the steps whose outcome is looked for
+	for _, s := range now.Op.Steps {
+		key := ledger.SendKey(s)
+		if done[key] = row.Operation.IsDone(s.Number()); done[key] || len(row.Sends[key]) > 0 || !row.Hold[key].IsZero() {
+			open[key] = true
+		}
+	}
+	for seq := row.HeadSeq; seq > max(0, row.HeadSeq-maxRecordsRead) && len(open) > 0; seq-- {
 		rec, _, _, err := l.chains().Read(ctx, row.Chain(), seq)
 		if err != nil {
-			return why, fmt.Errorf("reading why a step of %q failed: %w", row.ID, err)
+			return fmt.Errorf("reading how a step of %q ended: %w", row.ID, err)
 		}
 		if rec.Type != ledger.TypeOutcome || rec.Step == nil || rec.Outcome == nil {
 			continue
 		}
 		key := ledger.SendKey(*rec.Step)
-		if _, held := row.Hold[key]; held && why[key] == "" {
-			why[key] = rec.Outcome.Error
+		if !open[key] || done[key] && rec.Outcome.State != remedy.Done {
+			continue
+		}
+		delete(open, key)
+		now.Records[key] = strings.TrimSuffix(ledger.RecordName(row.Chain(), seq), ".json")
+		if !row.Hold[key].IsZero() {
+			now.Failed[key] = rec.Outcome.Error
 		}
 	}
-	return why, nil
+	return nil
 }
 
 func (l *Loop) operationNow(ctx context.Context, hash string) (OperationNow, ledger.Row, error) {
