@@ -1,8 +1,10 @@
 package handlers_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"cvmguard/handlers"
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/ledger"
+	"cvmguard/internal/policy"
 	"cvmguard/internal/reconcile"
 	"cvmguard/internal/remedy"
 )
@@ -110,5 +113,114 @@ func TestOperationsInPages(t *testing.T) {
 	}
 	if len(seen) != 250 || !seen[good] {
 		t.Errorf("%d seen", len(seen))
+	}
+}
+
+// The field that is wrong is blamed, with an example of it.
+func TestOperationsBlameTheField(t *testing.T) {
+	tw := newTwins(t)
+	tw.each(func(w *world) { w.app.Loop.Planning = struct{ remedy.RecreationReader }{} }) // what is asked for here is refused before a read
+	des := `"des":"` + string(desID) + `"`
+	for body, want := range map[string]struct {
+		status       int
+		field, given string
+	}{
+		`{"kind":"rotate-key","des":"des1"}`:                                  {400, "des", "des1"},
+		`{"kind":"rotate-key",` + des + `,"key":"os"}`:                        {400, "key", "os"},
+		`{"kind":"rotate-key",` + des + `,"wave":99}`:                         {400, "wave", "99"},
+		`{"kind":"recreate-vm","vm":"vm1"}`:                                   {400, "vm", "vm1"},
+		`{"kind":"recreate-vm","vm":"` + vmNamed("vm1") + `","des":"x"}`:      {400, "des", "x"},
+		`{"kind":"recreate-vm","vm":"` + vmNamed("vm1") + `","size":"a b"}`:   {400, "size", "a b"},
+		`{"kind":"recreate-vm","vm":"` + vmNamed("vm1") + `","image":"i"}`:    {400, "image", "i"},
+		`{"kind":"undo","record":"7"}`:                                        {400, "record", "7"},
+		`{"kind":"undo","plan":"7"}`:                                          {400, "plan", "7"},
+		`{"kind":"undo","record":"` + chainOf(vmNamed("vm1")) + `/00000001"}`: {404, "record", chainOf(vmNamed("vm1")) + "/00000001"},
+		`{"kind":"undo"}`: {400, "record", ""},
+	} {
+		a := tw.do("POST", "/api/operations", body)
+		p := a.problem(t)
+		if a.Status != want.status || p.Field != want.field || p.Given != want.given || want.status == 400 && !strings.Contains(p.Example, `"`+want.field+`":`) {
+			t.Errorf("%s: %d %+v", body, a.Status, p)
+		}
+	}
+	hash := strings.Repeat("ab", 32)
+	for _, target := range []string{"/api/operations/" + hash, "/api/vms/" + hash + "/records"} {
+		if a := tw.do("GET", target, ""); a.Status != 404 || strings.Contains(a.Body, ".json") || strings.Contains(a.Body, "Blob") {
+			t.Errorf("%s: %+v", target, a)
+		}
+	}
+	if p := tw.do("GET", "/api/operations/"+hash, "").problem(t); p.Message != "there is no plan with this hash; see cvmguard operation list" || p.Field != "hash" {
+		t.Errorf("%+v", p)
+	}
+}
+
+// What is shared has records too, which are asked for by key, by id, and for an
+// operation by its plan's hash; and a word that would do nothing is a conflict.
+func TestSharedObjectsAndOperationsAreShown(t *testing.T) {
+	tw := newTwins(t)
+	ctx := context.Background()
+	op := remedy.Operation{Schema: remedy.OperationSchema, Kind: remedy.UndoOperation, Object: "x/00000001", Subscription: lowSub, Policy: policy.Embedded().Hash,
+		Steps: []remedy.Step{{Kind: remedy.RestoreAutoRotation, Target: string(desID), State: remedy.Planned, Args: map[string]string{"step": "1"}}}}
+	var hash, id string
+	tw.each(func(w *world) {
+		var err error
+		if hash, err = (ledger.Operations{Blobs: w.store.Blobs()}).Put(ctx, op); err != nil {
+			t.Fatal(err)
+		}
+		id = ledger.OperationID(lowSub, hash)
+		for _, of := range []string{id, string(desID)} {
+			o, err := reconcile.SharedObject(of)
+			if err != nil {
+				t.Fatal(err)
+			}
+			step := op.Steps[0]
+			step.State = remedy.Done
+			rec := ledger.Record{Object: o.ID, Chain: o.Chain(), Seq: 1, At: w.clock.Now().UTC(), Type: ledger.TypeOutcome, Version: "test", Mode: policy.ModeEnforce, Policy: op.Policy,
+				Step: &step, Outcome: &ledger.Outcome{State: remedy.Done}}
+			head, _, err := (ledger.Chains{Blobs: w.store.Blobs()}).Append(ctx, rec, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			row := ledger.Row{PK: o.PK, RK: o.RK, ID: o.ID, SharedKind: o.Kind, HeadSeq: 1, HeadHash: head}
+			if o.Kind == cvm.SharedOperation {
+				row.Operation = &ledger.OperationState{Approved: w.clock.Now().Add(-time.Hour), Done: 1}
+			}
+			e, err := row.Entity()
+			if err == nil {
+				_, err = w.store.Tables().Insert(ctx, ledger.TableShared, e)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	for _, c := range []struct{ given, of, kind string }{
+		{hash, id, "operation"}, {url.PathEscape(id), id, "operation"}, {ledger.ChainKey(lowSub, cvm.RowKey(id)), id, "operation"},
+		{url.PathEscape(string(desID)), string(desID), "des"}, {ledger.ChainKey(lowSub, cvm.RowKey(string(desID))), string(desID), "des"},
+	} {
+		key := ledger.ChainKey(lowSub, cvm.RowKey(c.of))
+		if a := tw.do("GET", "/api/vms/"+c.given, ""); a.Status != 200 || !strings.Contains(a.Body, `"key":"`+key+`"`) || !strings.Contains(a.Body, `"shared":"`+c.kind+`"`) {
+			t.Errorf("%s: %+v", c.given, a)
+		}
+		if a := tw.do("GET", "/api/vms/"+c.given+"/records", ""); a.Status != 200 || !strings.Contains(a.Body, `"name":"`+key+`/00000001.json"`) {
+			t.Errorf("%s: %+v", c.given, a)
+		}
+		if a := tw.do("GET", "/api/vms/"+c.given+"/fresh?max_age=1h", ""); a.Status != 404 {
+			t.Errorf("%s, fresh: %+v", c.given, a)
+		}
+	}
+	if a := tw.do("GET", "/api/vms/a%2Fb", ""); a.Status != 404 || a.problem(t).Field != "key" {
+		t.Errorf("no id: %+v", a)
+	}
+	if a := tw.do("GET", "/api/operations/"+hash, ""); !strings.Contains(a.Body, `"record":"`+ledger.ChainKey(lowSub, cvm.RowKey(id))+`/00000001"`) {
+		t.Errorf("the step doesn't name its record: %+v", a)
+	}
+	for _, word := range reconcile.OperationWords() {
+		if a := tw.do("POST", "/api/operations/"+hash+"/"+word, ""); a.Status != 409 || !strings.Contains(a.Body, "All steps are done") {
+			t.Errorf("%s to what is done: %+v", word, a)
+		}
+	}
+	if len(tw.world.queued()) != 0 {
+		t.Error("a word was put on the queue all the same")
 	}
 }

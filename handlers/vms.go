@@ -17,6 +17,7 @@ import (
 	"cvmguard/internal/fault"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/policy"
+	"cvmguard/internal/reconcile"
 )
 
 // Bounds of the listings.
@@ -51,7 +52,9 @@ type VMView struct {
 	LastError      string                `json:"lastError,omitempty"`
 	Head           HeadView              `json:"head"`
 	Cut            []string              `json:"cut,omitempty"` // parts that the record alone has whole
-	Development    bool                  `json:"development,omitempty"`
+	// Shared is what it is where it is no VM but an object that VMs share, or an operation.
+	Shared      cvm.SharedKind `json:"shared,omitempty"`
+	Development bool           `json:"development,omitempty"`
 }
 
 // AttestationView is the newest judged evidence in short.
@@ -73,7 +76,7 @@ type HeadView struct {
 func ViewOf(r ledger.Row) VMView {
 	v := VMView{Key: r.Chain(), ID: r.ID, Name: cvm.VMID(r.ID).Name(), Region: r.Region, Kind: r.Kind, TEE: r.TEE, Verdict: r.Verdict, Shadow: r.Shadow, Braked: r.Braked, Stopped: r.Contested(), WouldBeRefused: r.WouldBeRefused,
 		CompliantSince: timeOrNil(r.CompliantSince), Findings: r.Findings, Plan: r.Plan, LastSeen: timeOrNil(r.LastSeen),
-		NextLook: timeOrNil(r.NextLook), LastEventAt: timeOrNil(r.LastEventAt), LastError: r.LastError, Head: HeadView{r.HeadSeq, r.HeadHash}, Cut: r.Cut, Development: r.Development}
+		NextLook: timeOrNil(r.NextLook), LastEventAt: timeOrNil(r.LastEventAt), LastError: r.LastError, Head: HeadView{r.HeadSeq, r.HeadHash}, Cut: r.Cut, Development: r.Development, Shared: r.SharedKind}
 	if v.Findings == nil {
 		v.Findings = []ledger.RowFinding{}
 	}
@@ -96,7 +99,8 @@ func timeOrNil(t time.Time) *time.Time {
 	return &t
 }
 
-// VMs lists VMs, shows one, its records, and whether its proof is fresh.
+// VMs lists VMs, shows one, its records, and whether its proof is fresh. Shared objects
+// and operations, which have records too, are shown by their key or id.
 func VMs(source Source) customhandler.HTTPFunc {
 	return func(ctx context.Context, c customhandler.HTTPCall) customhandler.HTTPAnswer {
 		app, err := source(ctx)
@@ -107,9 +111,14 @@ func VMs(source Source) customhandler.HTTPFunc {
 		if key == "" {
 			return app.listVMs(ctx, c.Query)
 		}
-		row, err := app.rowByKey(ctx, key)
-		if fault.Is(err, fault.NotFound) {
-			return refuse(http.StatusNotFound, problem{Field: "key", Given: key, Message: "no VM has this key; list them with GET /api/vms"})
+		given := key
+		key, err = app.chainOf(ctx, given)
+		var row ledger.Row
+		if err == nil {
+			row, err = app.rowByKey(ctx, key)
+		}
+		if fault.Is(err, fault.NotFound) || err == nil && view == "fresh" && row.SharedKind != "" {
+			return refuse(http.StatusNotFound, problem{Field: "key", Given: given, Message: nobodyHas(view)})
 		}
 		if err != nil {
 			return failed(err)
@@ -129,12 +138,38 @@ func VMs(source Source) customhandler.HTTPFunc {
 	}
 }
 
+func nobodyHas(view string) string {
+	if view == "fresh" {
+		return "no VM has this key; list them with GET /api/vms"
+	}
+	return "no VM has this key, no shared object and no plan; list VMs with GET /api/vms"
+}
+
+// chainOf is the key of what is asked for by its key, its id or, for an operation, its
+// plan's hash. An id has slashes, which come escaped, once or as the host leaves them.
+func (a *App) chainOf(ctx context.Context, given string) (string, error) {
+	if id, err := url.PathUnescape(given); err == nil && strings.Contains(id, "/") {
+		o, err := reconcile.AnyObject(id)
+		if err != nil {
+			return "", &fault.Error{Kind: fault.NotFound, Op: "looking up", Object: given, Err: err}
+		}
+		return o.Chain(), nil
+	}
+	if !ledger.IsHash(strings.ToLower(given)) {
+		return given, nil
+	}
+	return a.Loop.OperationChain(ctx, strings.ToLower(given))
+}
+
 func (a *App) rowByKey(ctx context.Context, key string) (ledger.Row, error) {
 	pk, rk, ok := ledger.SplitChain(key)
 	if !ok {
-		return ledger.Row{}, fault.New(fault.NotFound, "looking up", key, "it isn't a VM's key")
+		return ledger.Row{}, fault.New(fault.NotFound, "looking up", key, "it isn't a key")
 	}
 	e, err := a.Tables.Get(ctx, ledger.TableVMs, pk, rk)
+	if fault.Is(err, fault.NotFound) {
+		e, err = a.Tables.Get(ctx, ledger.TableShared, pk, rk)
+	}
 	if err != nil {
 		return ledger.Row{}, err
 	}
@@ -245,7 +280,7 @@ func (a *App) records(ctx context.Context, row ledger.Row, q url.Values) customh
 		}
 		_, raw, _, err := a.Chains.Read(ctx, row.Chain(), seq)
 		if fault.Is(err, fault.NotFound) && seq > row.HeadSeq {
-			return refuse(http.StatusNotFound, problem{Field: "seq", Given: q.Get("seq"), Message: howMany(row.HeadSeq), Example: "?seq=1", Code: string(fault.NotFound)})
+			return refuse(http.StatusNotFound, problem{Field: "seq", Given: q.Get("seq"), Message: howMany(row), Example: "?seq=1", Code: string(fault.NotFound)})
 		}
 		if err != nil {
 			return failed(err)
@@ -281,15 +316,20 @@ func (a *App) records(ctx context.Context, row ledger.Row, q url.Values) customh
 	return answer(http.StatusOK, out)
 }
 
-// howMany says how many records a VM has, for one who asked for another.
-func howMany(n int) string {
-	switch n {
-	case 0:
-		return "the VM has no record yet"
-	case 1:
-		return "there is no such record, the VM has one"
+// howMany says how many records an object has, for one who asked for another.
+func howMany(row ledger.Row) string {
+	who := "the VM"
+	if row.SharedKind != "" {
+		who = "the " + string(row.SharedKind)
 	}
-	return fmt.Sprintf("there is no such record, the VM has %d, numbered from 1", n)
+	switch n := row.HeadSeq; n {
+	case 0:
+		return who + " has no record yet"
+	case 1:
+		return "there is no such record, " + who + " has one"
+	default:
+		return fmt.Sprintf("there is no such record, %s has %d, numbered from 1", who, n)
+	}
 }
 
 // fresh is the gate for others: 200 when the VM is compliant and its proof isn't

@@ -161,10 +161,13 @@ func TestOneVM(t *testing.T) {
 	if a := tw.do("GET", "/api/vms/"+key+"?x=1", ""); a.Status != 400 || a.problem(t).Field != "x" {
 		t.Errorf("%+v", a)
 	}
-	// The key is exactly one spelling; any other text is no VM.
+	if a := tw.do("GET", "/api/vms/"+url.PathEscape(vm), ""); a.Status != 200 || !strings.Contains(a.Body, key) {
+		t.Errorf("by its id: %+v", a)
+	}
+	// The key is exactly one spelling; any other text that is no id is no VM.
 	other := chainOf(vmNamed("vm2"))
 	for _, text := range []string{other, strings.ToUpper(key), key + "x", key[1:], "ab12", "0", "-", "a%2Fb", "%00", "null", ".", "%2e%2e", "..%2f..", url.PathEscape("ключ"),
-		url.PathEscape(key + "'"), "*", "keys-" + key[37:], strings.Repeat("a", 5000), url.PathEscape(vm)} {
+		url.PathEscape(key + "'"), "*", "keys-" + key[37:], strings.Repeat("a", 5000), url.PathEscape(vm + "/x")} {
 		for _, view := range []string{"", "/records", "/fresh?max_age=1h", "/fresh", "/nothing"} {
 			if a := tw.do("GET", "/api/vms/"+text+view, ""); a.Status != 404 {
 				t.Errorf("%.60q%s: %d %.200s", text, view, a.Status, a.Body)

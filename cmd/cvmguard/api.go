@@ -38,7 +38,12 @@ type client struct {
 	base string // scheme://host[:port]
 	key  config.Secret
 	http *http.Client
+	// args are, by the API's field, the flags and arguments of the command that asks.
+	args map[string]argument
 }
+
+// argument is how a command names what is a field of the API.
+type argument struct{ name, example string }
 
 func (a app) client(c *console) (*client, error) {
 	name, given := "--url", a.URL
@@ -165,6 +170,12 @@ func (k *client) refused(a answer) error {
 	if e.Field != "" {
 		err.Op += " " + e.Field
 		err.Object = e.Given
+	}
+	if arg, ok := k.args[e.Field]; ok {
+		err.Op = "the function app refused " + arg.name
+		if e.Example != "" {
+			e.Example = arg.example
+		}
 	}
 	if e.Example != "" {
 		err.Next = "for example " + e.Example

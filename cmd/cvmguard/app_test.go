@@ -26,6 +26,7 @@ import (
 type standIn struct {
 	server *httptest.Server
 	store  *memstore.Store
+	loop   *reconcile.Loop
 	vms    []string
 }
 
@@ -48,8 +49,9 @@ func newStandIn(key string) (*standIn, error) {
 		}
 	}
 	queue := loopingQueue{a}
+	a.loop = &reconcile.Loop{Azure: emptyAzure{}, Tables: a.store.Tables(), Blobs: a.store.Blobs(), Queue: queue, Policy: policy.Embedded(), Now: time.Now}
 	h := &handlers.App{
-		Loop:  &reconcile.Loop{Azure: emptyAzure{}, Tables: a.store.Tables(), Queue: queue, Policy: policy.Embedded(), Now: time.Now},
+		Loop:  a.loop,
 		Fleet: &fleet.Fleet{Lister: listOf(a.vms), Tables: a.store.Tables(), Queue: queue, Blobs: a.store.Blobs(), Now: time.Now},
 		Inbox: ledger.Inbox{Blobs: a.store.Blobs(), Tables: a.store.Tables()}, Tables: a.store.Tables(),
 		Chains: ledger.Chains{Blobs: a.store.Blobs()}, Queue: queue, Policy: policy.Embedded(), Now: time.Now, Version: "test",
@@ -150,6 +152,9 @@ func (q loopingQueue) Enqueue(ctx context.Context, queue string, text []byte, de
 	}
 	if err := json.Unmarshal(text, &m); err != nil {
 		return err
+	}
+	if m.VM == "" {
+		return nil // a shared object, whose turn nobody takes here
 	}
 	return q.a.look(ctx, m.VM, strings.HasSuffix(m.VM, "vm-good"), "rerun")
 }

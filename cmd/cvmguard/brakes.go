@@ -190,6 +190,7 @@ func sayToBrakes(c *console, where app, o output, body map[string]string, done s
 	if err != nil {
 		return err
 	}
+	k.args = map[string]argument{"resume": {"--vm", "--vm " + exampleVM}, "step": {"--step", "--step tag"}}
 	a, err := k.ask(c.ctx, http.MethodPost, "/api/brakes", nil, body, http.StatusAccepted)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"cvmguard/handlers"
+	"cvmguard/internal/cvm"
 	"cvmguard/internal/ledger"
 	"cvmguard/internal/reconcile"
 	"cvmguard/internal/remedy"
@@ -122,7 +124,8 @@ func (cmd operationShowCmd) Run(c *console) error {
 }
 
 func (k *client) operation(c *console, hash string) (v handlers.OperationView, body []byte, err error) {
-	a, err := k.ask(c.ctx, http.MethodGet, "/api/operations/"+hash, nil, nil, http.StatusOK)
+	k.args = hashArgs
+	a, err := k.ask(c.ctx, http.MethodGet, "/api/operations/"+url.PathEscape(hash), nil, nil, http.StatusOK)
 	if err != nil {
 		return v, nil, err
 	}
@@ -141,13 +144,13 @@ func showOperation(c *console, v handlers.OperationView) {
 		c.line("%s", heldBy(v))
 	}
 	c.line("")
-	g := c.grid("", "step", "state", "disturbs", "does", "why")
+	g := c.grid("", "step", "state", "disturbs", "does", "why", "record")
 	for i, s := range v.Steps {
 		why := s.Why
 		if s.Retry != nil {
 			why = strings.TrimSuffix("failed, tried again "+moment(s.Retry)+": "+s.Why, ": ")
 		}
-		g.add(i+1, s.Step, s.State, s.Disturbs, clean(s.Does), clean(why))
+		g.add(i+1, s.Step, s.State, s.Disturbs, clean(s.Does), clean(why), s.Record)
 	}
 	g.print(c)
 	if op := v.Operation; op != nil {
@@ -231,7 +234,8 @@ func sayTo(c *console, p planOf, word string, w waiting) error {
 	if err != nil {
 		return err
 	}
-	if _, err := k.ask(c.ctx, http.MethodPost, "/api/operations/"+p.Hash+"/"+word, nil, nil, http.StatusAccepted); err != nil {
+	k.args = hashArgs
+	if _, err := k.ask(c.ctx, http.MethodPost, "/api/operations/"+url.PathEscape(p.Hash)+"/"+word, nil, nil, http.StatusAccepted); err != nil {
 		return err
 	}
 	c.say("%s: said; cvmguard operation show %s tells how far it has come", word, p.Hash)
@@ -261,7 +265,7 @@ func (k *client) follow(c *console, hash string, most time.Duration) error {
 		switch v.State {
 		case reconcile.OperationDone:
 			return nil
-		case reconcile.OperationStopped, reconcile.OperationFailed, reconcile.OperationMissing:
+		case reconcile.OperationStopped, reconcile.OperationRefused, reconcile.OperationFailed, reconcile.OperationMissing:
 			c.say("%s", clean(v.Text))
 			return exitStatus(exitNot)
 		}
@@ -307,8 +311,26 @@ func heldBy(v handlers.OperationView) string {
 	return text + "; " + next
 }
 
+// exampleDES and the others are what the API's fields are for the commands of plans.
+const exampleDES = "/subscriptions/" + exampleSubscription + "/resourceGroups/" + exampleGroup + "/providers/Microsoft.Compute/diskEncryptionSets/des1"
+
+var (
+	hashArgs = map[string]argument{"hash": {name: "the plan's hash"}}
+	planArgs = map[string]argument{
+		"des":    {"--des", "--des " + exampleDES},
+		"key":    {"--key", "--key https://kv-cvm.vault.azure.net/keys/os/0123456789abcdef0123456789abcdef"},
+		"wave":   {"--wave", "--wave 10"},
+		"vm":     {"--vm", "--vm " + exampleVM},
+		"image":  {"--image", "--image Canonical:ubuntu-24_04-lts:cvm:latest"},
+		"size":   {"--size", "--size Standard_DC4as_v5"},
+		"record": {"the record", "cvmguard undo " + exampleKey + "/00000007"},
+		"plan":   {name: "--plan"},
+	}
+)
+
 // planned asks the app for a plan.
 func (k *client) planned(c *console, ask map[string]any) (hash string, op remedy.Operation, body []byte, err error) {
+	k.args = planArgs
 	a, err := k.ask(c.ctx, http.MethodPost, "/api/operations", nil, ask, http.StatusOK)
 	if err != nil {
 		return "", op, nil, err
@@ -344,8 +366,8 @@ func tellPlan(c *console, asJSON bool, hash string, op remedy.Operation, body []
 
 // rotateCmds rotate the key of a disk encryption set.
 type rotateCmds struct {
-	Plan  rotatePlanCmd `cmd:"" help:"Plan the rotation of a disk encryption set's key. Changes nothing."`
-	Apply applyCmd      `cmd:"" help:"Approve a plan: it is carried out."`
+	Plan  rotatePlanCmd  `cmd:"" help:"Plan the rotation of a disk encryption set's key. Changes nothing."`
+	Apply rotateApplyCmd `cmd:"" help:"Approve a plan of a rotation: it is carried out."`
 }
 
 // Help is kong's.
@@ -378,8 +400,34 @@ func (cmd rotatePlanCmd) Run(c *console) error {
 	if err != nil {
 		return err
 	}
-	return tellPlan(c, cmd.json(), hash, op, body, "cvmguard rotate apply --plan HASH")
+	return tellPlan(c, cmd.json(), hash, op, body, rotateApply)
 }
+
+// Commands that carry out plans.
+const (
+	rotateApply   = "cvmguard rotate apply --plan HASH"
+	recreateApply = "cvmguard recreate apply --plan HASH"
+	anyApprove    = "cvmguard operation approve HASH"
+)
+
+// makes says what a plan does, and which command approves it.
+func makes(v handlers.OperationView) (does, command string) {
+	vm, err := cvm.ParseVMID(v.Object)
+	switch {
+	case v.Kind == remedy.RotateKeyOperation:
+		return "rotates the key of disk encryption set " + cvm.DESID(v.Object).Name(), rotateApply
+	case v.Kind == remedy.RecreateOperation:
+		return "makes VM " + cvm.VMID(v.Object).Name() + " anew", recreateApply
+	case err == nil:
+		return "brings VM " + vm.Name() + " back on the OS disk that it had", recreateApply
+	}
+	return "undoes the step of record " + v.Object, anyApprove
+}
+
+type rotateApplyCmd struct{ applyCmd }
+
+// Run approves.
+func (cmd rotateApplyCmd) Run(c *console) error { return cmd.apply(c, rotateApply) }
 
 // applyCmd approves a plan by its hash.
 type applyCmd struct {
@@ -388,14 +436,26 @@ type applyCmd struct {
 	waiting
 }
 
-// Run approves.
-func (cmd applyCmd) Run(c *console) error {
+// apply approves a plan if it is one of the command's own. What a hash names never
+// changes, so that nothing can come between the look and the word.
+func (cmd applyCmd) apply(c *console, command string) error {
+	k, err := cmd.client(c)
+	if err != nil {
+		return err
+	}
+	v, _, err := k.operation(c, cmd.Plan)
+	if err != nil {
+		return err
+	}
+	if does, right := makes(v); right != command {
+		return &refusal{fmt.Errorf("this plan %s: use %s", does, strings.ReplaceAll(right, "HASH", v.Hash))}
+	}
 	return sayTo(c, planOf{Hash: cmd.Plan, app: cmd.app}, ledger.CauseApprove, cmd.waiting)
 }
 
 // undoCmd plans the undoing of a step.
 type undoCmd struct {
-	Record string `arg:"" help:"Name of the record of a step that was done, <key>/<number>, as cvmguard vms KEY --records lists them."`
+	Record string `arg:"" help:"Name of the record of a step that was done, <key>/<number>, as cvmguard vms KEY --records and cvmguard operation show HASH tell it."`
 	app
 	output
 }
@@ -415,5 +475,5 @@ func (cmd undoCmd) Run(c *console) error {
 	if err != nil {
 		return err
 	}
-	return tellPlan(c, cmd.json(), hash, op, body, "cvmguard operation approve HASH")
+	return tellPlan(c, cmd.json(), hash, op, body, anyApprove)
 }

@@ -16,9 +16,9 @@ import (
 
 // recreateCmds make a VM anew as a confidential one.
 type recreateCmds struct {
-	Plan  recreatePlanCmd `cmd:"" help:"Plan a VM's re-creation: steps, commands and a Bicep file. Changes nothing."`
-	Apply applyCmd        `cmd:"" help:"Approve a plan: it is carried out."`
-	Back  recreateBackCmd `cmd:"" help:"Plan the way back to the old OS disk."`
+	Plan  recreatePlanCmd  `cmd:"" help:"Plan a VM's re-creation: steps, commands and a Bicep file. Changes nothing."`
+	Apply recreateApplyCmd `cmd:"" help:"Approve a plan of a re-creation or of its way back: it is carried out."`
+	Back  recreateBackCmd  `cmd:"" help:"Plan the way back to the old OS disk."`
 }
 
 // Help is kong's.
@@ -88,7 +88,7 @@ func (cmd recreatePlanCmd) Run(c *console) error {
 	if cmd.Local {
 		c.line("%s", clean(op.Why))
 		showPlan(c, op)
-	} else if err := tellPlan(c, false, hash, op, body, "cvmguard recreate apply --plan HASH"); err != nil {
+	} else if err := tellPlan(c, false, hash, op, body, recreateApply); err != nil {
 		return err
 	}
 	if cmd.Out == "" {
@@ -143,6 +143,11 @@ func writePlan(dir, bicep string, commands []string) error {
 	return bad
 }
 
+type recreateApplyCmd struct{ applyCmd }
+
+// Run approves.
+func (cmd recreateApplyCmd) Run(c *console) error { return cmd.apply(c, recreateApply) }
+
 type recreateBackCmd struct {
 	Plan string `required:"" placeholder:"HASH" help:"Hash of the re-creation's plan."`
 	app
@@ -159,5 +164,5 @@ func (cmd recreateBackCmd) Run(c *console) error {
 	if err != nil {
 		return err
 	}
-	return tellPlan(c, cmd.json(), hash, op, body, "cvmguard recreate apply --plan HASH")
+	return tellPlan(c, cmd.json(), hash, op, body, recreateApply)
 }

@@ -80,6 +80,27 @@ func vmKey(name, given string) (string, error) {
 	return given, nil
 }
 
+// objectKey takes the key or the id of anything that has records: a VM, a shared
+// object, an operation. The hash of an operation's plan is left for the app to find.
+func objectKey(name, given string) (string, error) {
+	hash := strings.ToLower(given)
+	_, _, isKey := ledger.SplitChain(given)
+	switch {
+	case isKey:
+		return given, nil
+	case ledger.IsHash(hash):
+		return hash, nil
+	}
+	o, err := reconcile.AnyObject(given)
+	if err == nil {
+		return o.Chain(), nil
+	}
+	if strings.Contains(strings.ToLower(given), "/virtualmachines/") {
+		return vmKey(name, given) // which says what is wrong with a VM's id
+	}
+	return "", badArgument(name, given, "it is neither the key nor the id of a VM, a shared object or a plan", exampleKey+", "+exampleVM+", a key's URL, <subscription>/regions/<region> or a plan's hash")
+}
+
 func isGUID(s string) bool {
 	if len(s) != len(exampleSubscription) {
 		return false

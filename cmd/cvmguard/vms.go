@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,19 +16,20 @@ import (
 
 	"cvmguard/handlers"
 	"cvmguard/internal/cvm"
+	"cvmguard/internal/ledger"
 	"cvmguard/internal/policy"
 	"cvmguard/internal/remedy"
 )
 
 // vmsCmd lists VMs, shows one, or its records.
 type vmsCmd struct {
-	VM           string `arg:"" optional:"" name:"vm" help:"A VM's key or ARM id; without it all VMs are listed."`
+	VM           string `arg:"" optional:"" name:"vm" help:"A VM's key or ARM id; without it all VMs are listed. Also the key or id of a shared object (a disk encryption set's or vault's ARM id, a key's URL, <subscription>/regions/<region>) or a plan's hash."`
 	Verdict      string `placeholder:"VERDICT" help:"List those with this verdict alone: compliant, non-compliant, unknown, not-a-cvm or gone."`
 	Subscription string `placeholder:"ID" help:"List those of this subscription alone."`
 	Differ       bool   `help:"List those alone that the shadow policy judges otherwise."`
 	Refused      bool   `help:"List those alone that an Azure Policy initiative made from the policy would have refused."`
-	Records      bool   `help:"List the VM's records."`
-	Seq          int    `placeholder:"N" help:"Print the bytes of the VM's record N, as cvmguard verify record takes them."`
+	Records      bool   `help:"List its records."`
+	Seq          int    `placeholder:"N" help:"Print the bytes of its record N, as cvmguard verify record takes them."`
 	app
 	output
 }
@@ -50,7 +52,7 @@ func (cmd vmsCmd) Run(c *console) error {
 	key := ""
 	if cmd.VM != "" {
 		var err error
-		if key, err = vmKey("vms: vm", cmd.VM); err != nil {
+		if key, err = objectKey("vms: vm", cmd.VM); err != nil {
 			return err
 		}
 	}
@@ -203,7 +205,7 @@ func showVM(c *console, o output, v handlers.VMView, raw answer) error {
 			head.add(name, value)
 		}
 	}
-	row("vm", v.ID)
+	row(cmp.Or(string(v.Shared), "vm"), v.ID)
 	row("key", v.Key)
 	row("kind", v.Kind)
 	row("tee", v.TEE)
@@ -292,6 +294,7 @@ func (cmd vmsCmd) records(c *console, k *client, key string) error {
 	if cmd.json() {
 		return c.json(all)
 	}
+	undoable := "" // the name of the first record of a step's outcome
 	g := c.grid("record", "at", "type", "mode", "verdict", "step", "outcome", "causes", "hash")
 	for _, raw := range all.Records {
 		var r handlers.RecordView
@@ -309,14 +312,22 @@ func (cmd vmsCmd) records(c *console, k *client, key string) error {
 		}
 		if r.Outcome != nil {
 			came = r.Outcome.State
+			undoable = cmp.Or(undoable, strings.TrimSuffix(r.Name, ".json"))
 		}
 		var causes []string
 		for _, cause := range r.Causes {
-			causes = append(causes, cause.Kind)
+			kind := cause.Kind
+			if _, hash, err := ledger.ParseOperationID(cause.ID); err == nil {
+				kind = "operation " + hash // a step of it was about the object
+			}
+			causes = append(causes, kind)
 		}
 		g.add(r.Seq, moment(&r.At), r.Type, r.Mode, verdict, step, came, strings.Join(causes, " "), r.Hash)
 	}
 	g.print(c)
+	if undoable != "" {
+		c.say("cvmguard undo takes a step's record by its name, which is here like %s", undoable)
+	}
 	return nil
 }
 

@@ -172,7 +172,7 @@ func (c Chains) Append(ctx context.Context, rec Record, prevHash string) (hash, 
 	if _, _, ok := SplitChain(rec.Chain); !ok || rec.Seq < 1 || rec.Seq > maxSeq {
 		return "", "", fault.New(fault.Bug, op, name, "chain %q and sequence %d don't make a record's name", rec.Chain, rec.Seq)
 	}
-	if (rec.Seq == 1) != (prevHash == "") || (prevHash != "" && !isHash(prevHash)) {
+	if (rec.Seq == 1) != (prevHash == "") || (prevHash != "" && !IsHash(prevHash)) {
 		return "", "", fault.New(fault.Bug, op, name, "sequence %d can't follow a record with hash %q", rec.Seq, prevHash)
 	}
 	if rec.Type != TypeState && rec.Type != TypeIntent && rec.Type != TypeOutcome {
@@ -305,7 +305,8 @@ func (c Chains) All(ctx context.Context, yield func(chain string) bool) error {
 	return nil
 }
 
-func isHash(s string) bool {
+// IsHash says whether a text is a SHA-256 in lower-case hex, as plans and records are named by.
+func IsHash(s string) bool {
 	if len(s) != 64 {
 		return false
 	}

@@ -43,7 +43,7 @@ func keepable(body []byte, sha string) error {
 // NotFound; Bug when the bytes aren't those that the name stands for.
 func (e Evidence) GetEvidence(ctx context.Context, sha string) ([]byte, error) {
 	const op = "reading evidence"
-	if !isHash(sha) {
+	if !IsHash(sha) {
 		return nil, fault.New(fault.NotFound, op, sha, "a piece of evidence is named by 64 hex digits in lower case")
 	}
 	body, err := e.Blobs.Read(ctx, ContainerEvidence, EvidenceName(sha), MaxEvidence)

@@ -96,7 +96,7 @@ func (n Nonces) IssueNonce(ctx context.Context, random io.Reader, now time.Time,
 // is none.
 func (n Nonces) ByHash(ctx context.Context, hash string) (NonceRow, error) {
 	const op = "reading a nonce's row"
-	if !isHash(hash) {
+	if !IsHash(hash) {
 		return NonceRow{}, fault.New(fault.NotFound, op, hash, "a nonce's row is named by 64 hex digits in lower case")
 	}
 	e, err := n.Tables.Get(ctx, TableNonces, noncePartition, hash)
@@ -232,10 +232,10 @@ func decodeNonce(e Entity) (NonceRow, error) {
 	if r.Way != WayARM && r.Way != WayPush {
 		return bad("way")
 	}
-	if r.Reserved != "" && !isHash(r.Reserved) {
+	if r.Reserved != "" && !IsHash(r.Reserved) {
 		return bad("reserved")
 	}
-	if r.Used != "" && !isHash(r.Used) {
+	if r.Used != "" && !IsHash(r.Used) {
 		return bad("used")
 	}
 	var err error

@@ -31,7 +31,7 @@ func PlaceOf(object string) (Place, error) {
 		p.Kind, p.PK = cvm.SharedKey, KeysPartition
 	case len(seg) == 3 && seg[1] == "regions" && seg[2] != "":
 		p.Kind, p.PK = cvm.SharedRegion, seg[0]
-	case len(seg) == 3 && seg[1] == operationsSegment && isHash(seg[2]):
+	case len(seg) == 3 && seg[1] == operationsSegment && IsHash(seg[2]):
 		p.Kind, p.PK = cvm.SharedOperation, seg[0]
 	case len(seg) == 9 && seg[0] == "" && seg[1] == "subscriptions" && seg[3] == "resourcegroups" && seg[5] == "providers" && seg[8] != "":
 		p.PK = seg[2]

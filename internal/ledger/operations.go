@@ -43,7 +43,7 @@ func (o Operations) Put(ctx context.Context, op remedy.Operation) (hash string, 
 // Get reads an operation. fault.NotFound: there is none of that hash; fault.Bug:
 // its bytes aren't those that the hash was made of, or no operation.
 func (o Operations) Get(ctx context.Context, hash string) (remedy.Operation, error) {
-	if !isHash(hash) {
+	if !IsHash(hash) {
 		return remedy.Operation{}, fault.New(fault.Invalid, "reading a plan", hash, "it isn't a plan's hash; give the 64 hex digits that the plan was printed with")
 	}
 	body, err := o.Blobs.Read(ctx, ContainerPlans, hash+".json", maxOperation)

@@ -85,7 +85,7 @@ func DecodeRow(e Entity) (Row, error) {
 	default:
 		d.bad(ColShadow, fmt.Errorf("it isn't a verdict"))
 	}
-	if (r.HeadSeq == 0) != (r.HeadHash == "") || (r.HeadHash != "" && !isHash(r.HeadHash)) {
+	if (r.HeadSeq == 0) != (r.HeadHash == "") || (r.HeadHash != "" && !IsHash(r.HeadHash)) {
 		d.bad("headHash", fmt.Errorf("it doesn't go with a head of sequence %d", r.HeadSeq))
 	}
 	if r.Owner != "" && r.LeaseEnds.IsZero() {

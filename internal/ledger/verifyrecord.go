@@ -73,7 +73,7 @@ func checkRecord(f RecordFile) (checked, []VerifyFault) {
 	c.readable = rec.Seq >= 1 && rec.Seq <= maxSeq
 	if !c.readable {
 		fail("sequence", "sequence %d is outside 1 to %d", rec.Seq, maxSeq)
-	} else if (rec.Seq == 1) != (rec.Previous == "") || (rec.Previous != "" && !isHash(rec.Previous)) {
+	} else if (rec.Seq == 1) != (rec.Previous == "") || (rec.Previous != "" && !IsHash(rec.Previous)) {
 		fail("sequence", "previous %q can't be that of record %d", rec.Previous, rec.Seq)
 	}
 	checkShape(rec, fail)

@@ -35,7 +35,7 @@ func OperationID(subscription, hash string) string {
 // ParseOperationID takes an operation's id apart. fault.Invalid for other texts.
 func ParseOperationID(id string) (subscription, hash string, err error) {
 	seg := strings.Split(strings.ToLower(id), "/")
-	if len(seg) == 3 && seg[1] == operationsSegment && isHash(seg[2]) {
+	if len(seg) == 3 && seg[1] == operationsSegment && IsHash(seg[2]) {
 		if _, err := cvm.ParseRegionID(seg[0] + "/regions/x"); err == nil { // the subscription is a GUID
 			return seg[0], seg[2], nil
 		}

@@ -199,7 +199,7 @@ func (l *Loop) stopsFirst(ctx context.Context, h *held, m Message, plan *remedy.
 		if s.State != remedy.Planned || !undoes || plan.Mode != policy.ModeEnforce {
 			continue
 		}
-		o, err := anyObject(id)
+		o, err := AnyObject(id)
 		if err != nil {
 			return false, err
 		}
@@ -227,8 +227,8 @@ func (l *Loop) stopsFirst(ctx context.Context, h *held, m Message, plan *remedy.
 	return wait, nil
 }
 
-// anyObject is the loop's object of an id, a VM's or a shared one's.
-func anyObject(id string) (Object, error) {
+// AnyObject is the loop's object of an id, a VM's or a shared one's.
+func AnyObject(id string) (Object, error) {
 	if o, err := VMObject(id); err == nil {
 		return o, nil
 	}
@@ -251,7 +251,7 @@ func (l *Loop) wakeOfOperation(ctx context.Context, h *held) error {
 		c.Fresh, c.At = true, st.Started // all of them were down then
 	}
 	for _, id := range ids {
-		o, err := anyObject(id)
+		o, err := AnyObject(id)
 		if err != nil {
 			continue // a disk or another resource that is no object of the loop
 		}

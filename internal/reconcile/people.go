@@ -166,7 +166,7 @@ func (l *Loop) ReleaseCanary(ctx context.Context, by string) (woken int, err err
 // is stopped.
 func (l *Loop) Resume(ctx context.Context, id, step, by string) (Object, []cvm.Contest, error) {
 	const op = "letting steps be taken again"
-	o, err := anyObject(id)
+	o, err := AnyObject(id)
 	if err != nil {
 		return o, nil, err
 	}

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -386,6 +387,16 @@ func (l *Loop) operationNow(ctx context.Context, hash string) (OperationNow, led
 	}
 	now.Code, now.Text = DescribeOperation(op, row, l.Policy.Mode(), l.Now())
 	return now, row, nil
+}
+
+// OperationChain is the key of an operation's records, by its plan's hash.
+func (l *Loop) OperationChain(ctx context.Context, hash string) (string, error) {
+	op, err := l.operations().Get(ctx, hash)
+	if err != nil {
+		return "", err
+	}
+	o, err := SharedObject(ledger.OperationID(op.Subscription, hash))
+	return o.Chain(), err
 }
 
 // Operations gives at most `most` of the operations that were planned, in the order
