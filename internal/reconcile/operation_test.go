@@ -30,6 +30,11 @@ func TestARotation(t *testing.T) {
 	f.say(t, o, ledger.CauseApprove)
 	f.until(t, l, 10*time.Minute)
 	f.done(t, o)
+	if !slices.ContainsFunc(f.records(t, mustVM(t, "vm1")), func(r ledger.Linked) bool {
+		return slices.ContainsFunc(r.Record.Causes, func(c ledger.Cause) bool { return c.ID == o.ID })
+	}) {
+		t.Error("no record of the VM names the operation that took it down")
+	}
 	f.say(t, o, ledger.CauseApprove) // and once more, when all is done
 	f.until(t, l, 10*time.Minute)
 	f.done(t, o)
