@@ -83,6 +83,7 @@ func TestBrakesCommands(t *testing.T) {
 	}
 	wants(do(2, "vms", standInVM("vm-bad"), "--differ"), "--differ and --refused go with the list")
 	wants(do(0, "vms", standInVM("vm-bad")), "braked by", "stopped", "tag (changed-back)", "shadow policy's verdict", "AZURE POLICY WOULD HAVE REFUSED IT BY", "vm-kind", "it is no confidential VM")
+	wants(do(1, "brakes", "resume", "--vm", standInVM("vm-bad"), "--step", "quarantine"), `refused --step "quarantine"`, "give one that is: tag")
 	wants(do(0, "brakes", "resume", "--vm", standInVM("vm-bad"), "--step", "tag"), "the steps may be taken again, 1 object put on the loop")
 	if !a.queued(`"kind":"resume"`) {
 		t.Error("nothing was said to the VM's turn")

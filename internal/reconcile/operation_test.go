@@ -159,6 +159,10 @@ func TestAnOldPlan(t *testing.T) {
 						t.Errorf("%s: %v", word, err)
 					}
 				}
+				rebuilt, err := ledger.RowOf(f.records(t, o), f.clock.Now())
+				if err != nil || rebuilt.Operation == nil || rebuilt.Operation.Void != r.Operation.Void {
+					t.Errorf("rebuilt from its records: %+v, %v", rebuilt.Operation, err)
+				}
 				records := len(f.records(t, o))
 				f.until(t, l, 7*24*time.Hour)
 				if n := len(f.records(t, o)); n != records {
