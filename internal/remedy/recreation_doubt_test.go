@@ -74,7 +74,7 @@ func TestKeepingPartsDetachesNothing(t *testing.T) {
 		if p, err := a.Look(t.Context(), op.Steps[1], testSecrets); err != nil || p.State != Refused {
 			t.Errorf("the look says %s, %v", p.State, err)
 		}
-		s.refusedFor(t, a, op.Steps[1], "isn't as it was", "plan again")
+		s.refusedFor(t, a, op.Steps[1], "isn't as it was", "make a new plan")
 		if got := s.attached(); !slices.Equal(got, []string{"vm1-data0", "new"}) {
 			t.Errorf("attached are %q", got)
 		}
