@@ -101,13 +101,14 @@ func judgeIdentity(s *subject) []Finding {
 		return list
 	}
 	des := s.des.Value
+	var list []Finding
 	if des.IdentityType == "" || strings.EqualFold(des.IdentityType, "None") || des.PrincipalID == "" {
-		return one(s.onDES(fail("des-identity-missing", NeedsPerson, "The disk encryption set has no managed identity; give it one, and the identity its rights on the key.", "des.identity")))
+		list = append(list, s.onDES(fail("des-identity-missing", NeedsPerson, "The disk encryption set has no managed identity; give it one, and the identity its rights on the key.", "des.identity")))
 	}
 	if id := des.FederatedClientID; id != "" && !strings.EqualFold(id, "None") {
-		return one(note("des-cross-tenant", "The disk encryption set reaches its key through an application of another tenant (federatedClientId); that confidential VMs support this isn't documented.", "des.federatedClientId"))
+		list = append(list, note("des-cross-tenant", "The disk encryption set reaches its key through an application of another tenant (federatedClientId); that confidential VMs support this isn't documented.", "des.federatedClientId"))
 	}
-	return pass("The disk encryption set has its identity.", "des.identity")
+	return orPass(list, "The disk encryption set has its identity.", "des.identity")
 }
 
 // judgeDESRegion: row 36.

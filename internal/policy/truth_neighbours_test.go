@@ -180,7 +180,7 @@ var idle = []struct{ row, pattern, why string }{
 	{"", `/instanceView/vmAgent/(vmAgentVersion|statuses/0/(time|message|level|code)|extensionHandlers/0/(typeHandlerVersion|status/(code|level)))`, "displayStatus says it"},
 	{"", `/(osDisk|dataDisks/0)/(location|sku.*|properties/(osType|hyperVGeneration|diskSize.*|diskIOPS.*|diskMBps.*|tier|uniqueId|timeCreated|provisioningState|diskState|creationData.*|networkAccessPolicy|publicNetworkAccess))`, "no rule rests on it, or row 29, a note"},
 	{"", `/osDisk/properties/(encryption.*|securityProfile/confidentialVMVersion)`, "the storage layer; row 31"},
-	{"", `/(des|dataDES/0)/(identity/tenantId|properties/(rotationToLatestKeyVersionEnabled|previousKeys|lastKeyRotationTimestamp|activeKey/sourceVault.*))`, "absent means none; row 33; the vault is found by its host"},
+	{"", `/(des|dataDES/0)/(identity/tenantId|properties/(rotationToLatestKeyVersionEnabled|previousKeys|lastKeyRotationTimestamp|federatedClientId|activeKey/sourceVault.*))`, "absent means none; row 33; the vault is found by its host"},
 	{"", `/des/identity/userAssignedIdentities/.*/clientId`, "the principal counts"},
 	{"", `/dataDES/0/(location|identity.*|properties/(encryptionType|activeKey.*|provisioningState))`, "an ordinary set: its type's default is the customer's key, the rest is no rule's"},
 	{"", `/key/(tags.*|release_policy/(contentType|immutable)|key/e|attributes/(nbf|exp|created|updated|recoveryLevel|recoverableDays|hsmPlatform))`, "absent means none; rows 52 and 57; the vault shows purge protection"},
