@@ -19,7 +19,7 @@ var allowed = map[string][]string{
 	"internal/fault":         {},
 	"internal/cvm":           {"internal/fault"},
 	"internal/policy":        {"internal/cvm", "internal/fault"},
-	"internal/policy/truth":  {"internal/cvm", "internal/fault", "internal/policy"},
+	"internal/policy/truth":  {"internal/cvm", "internal/fault"},
 	"internal/azurepolicy":   {"internal/policy", "internal/cvm", "internal/fault"},
 	"internal/remedy":        {"internal/cvm", "internal/policy", "internal/fault"},
 	"internal/attest":        {"internal/cvm", "internal/fault"},

@@ -15,26 +15,6 @@ import (
 	"cvmguard/internal/policy/truth"
 )
 
-// patched is a value with a JSON merge patch on it.
-func patched(v, patch any) any {
-	p, ok := patch.(map[string]any)
-	if !ok {
-		return patch
-	}
-	out := map[string]any{}
-	if m, ok := v.(map[string]any); ok {
-		maps.Copy(out, m)
-	}
-	for k, x := range p {
-		if x == nil {
-			delete(out, k)
-			continue
-		}
-		out[k] = patched(out[k], x)
-	}
-	return out
-}
-
 // documentOf is the policy that a case is judged by, every rule on that has a
 // definition, and what the case's VM hangs on named for its region.
 func documentOf(t *testing.T, c truth.Case, p cvm.Posture) *policy.Document {
@@ -47,20 +27,20 @@ func documentOf(t *testing.T, c truth.Case, p cvm.Posture) *policy.Document {
 	if err := json.Unmarshal(text, &doc); err != nil {
 		t.Fatal(err)
 	}
-	doc = patched(doc, map[string]any{"rules": map[string]any{"disk-export": "enforce", "encryption-at-host": "enforce"}})
+	doc = truth.Merge(doc, map[string]any{"rules": map[string]any{"disk-export": "enforce", "encryption-at-host": "enforce"}})
 	if len(c.Policy) > 0 {
 		var patch any
 		if err := json.Unmarshal(c.Policy, &patch); err != nil {
 			t.Fatal(err)
 		}
-		doc = patched(doc, patch)
+		doc = truth.Merge(doc, patch)
 	}
 	if p.VM.Known && p.VM.Value.Location != "" && p.DES.Known && p.Vault.Known {
 		name := "none"
 		if id, err := cvm.ParseKeyID(p.DES.Value.KeyURL); err == nil {
 			name = id.KeyName()
 		}
-		doc = patched(doc, map[string]any{"regions": map[string]any{p.VM.Value.Location: map[string]any{
+		doc = truth.Merge(doc, map[string]any{"regions": map[string]any{p.VM.Value.Location: map[string]any{
 			"vault": p.Vault.Value.ID, "key": name, "des": string(p.DES.Value.ID)}}})
 	}
 	if text, err = json.Marshal(doc); err != nil {

@@ -14,26 +14,6 @@ import (
 	"cvmguard/internal/policy/truth"
 )
 
-// mergePatch lays a JSON merge patch over a value.
-func mergePatch(v, patch any) any {
-	p, ok := patch.(map[string]any)
-	if !ok {
-		return patch
-	}
-	out, ok := v.(map[string]any)
-	if !ok {
-		out = map[string]any{}
-	}
-	for k, x := range p {
-		if x == nil {
-			delete(out, k)
-			continue
-		}
-		out[k] = mergePatch(out[k], x)
-	}
-	return out
-}
-
 // caseDocument is the policy that a case is judged by: the embedded one, the
 // orchestrator's id named, and what the case changes.
 func caseDocument(t *testing.T, c truth.Case) *Document {
@@ -51,7 +31,7 @@ func caseDocument(t *testing.T, c truth.Case) *Document {
 			t.Fatal(err)
 		}
 	}
-	text, err = json.Marshal(mergePatch(doc, patch))
+	text, err = json.Marshal(truth.Merge(doc, patch))
 	if err != nil {
 		t.Fatal(err)
 	}

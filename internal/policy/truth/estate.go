@@ -161,10 +161,11 @@ func decode(b []byte, v any) error {
 
 // Patch is the estate with a JSON merge patch (RFC 7396) on its tree.
 func (e Estate) Patch(patch map[string]any) Estate {
-	return Estate{tree: merge(e.tree, patch).(map[string]any)}
+	return Estate{tree: Merge(e.tree, patch).(map[string]any)}
 }
 
-func merge(target, patch any) any {
+// Merge lays a JSON merge patch (RFC 7396) over a value, which it leaves as it is.
+func Merge(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {
 		return patch
@@ -182,7 +183,7 @@ func merge(target, patch any) any {
 			delete(out, k)
 			continue
 		}
-		out[k] = merge(out[k], v)
+		out[k] = Merge(out[k], v)
 	}
 	return out
 }
@@ -343,7 +344,7 @@ func (e Estate) keyBody() (any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encoding releasePolicy: %w", err)
 		}
-		body["release_policy"] = merge(body["release_policy"], map[string]any{
+		body["release_policy"] = Merge(body["release_policy"], map[string]any{
 			"contentType": "application/json; charset=utf-8", "data": base64.RawURLEncoding.EncodeToString(text)})
 	}
 	if n, ok := e.tree["keyBits"].(json.Number); ok {
@@ -352,7 +353,7 @@ func (e Estate) keyBody() (any, error) {
 			return nil, fmt.Errorf("keyBits is %s", n)
 		}
 		modulus := bytes.Repeat([]byte{0xc5}, bits/8)
-		body["key"] = merge(body["key"], map[string]any{"n": base64.RawURLEncoding.EncodeToString(modulus)})
+		body["key"] = Merge(body["key"], map[string]any{"n": base64.RawURLEncoding.EncodeToString(modulus)})
 	}
 	return body, nil
 }
