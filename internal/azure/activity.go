@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
 	"cvmguard/internal/cvm"
 	"cvmguard/internal/fault"
@@ -95,49 +93,34 @@ func setsTags(e activityEvent) bool {
 
 // activity calls yield for each event of a resource in a span of time.
 func (c *Client) activity(ctx context.Context, k call, subscription, resource string, from, to time.Time, yield func(activityEvent)) error {
-	cl, err := c.armClient()
+	home, err := c.armHost(k)
 	if err != nil {
-		return k.fault(err)
-	}
-	home, err := url.Parse(c.cloudConfig().Services[cloud.ResourceManager].Endpoint)
-	if err != nil || home.Host == "" {
-		return fault.New(fault.Bug, k.op, k.object, "the cloud has no Resource Manager endpoint")
+		return err
 	}
 	const stamp = "2006-01-02T15:04:05.0000000Z"
-	filter := "eventTimestamp ge '" + from.UTC().Format(stamp) + "' and eventTimestamp le '" + to.UTC().Format(stamp) +
-		"' and resourceUri eq '" + strings.ReplaceAll(resource, "'", "''") + "'"
-	link := "https://" + home.Host + "/subscriptions/" + url.PathEscape(subscription) + "/providers/Microsoft.Insights/eventtypes/management/values?api-version=" + activityAPI +
-		"&%24filter=" + strings.ReplaceAll(url.QueryEscape(filter), "+", "%20") +
-		"&%24select=eventDataId,eventTimestamp,claims,operationName,status,subStatus"
+	path := "/subscriptions/" + subscription + "/providers/Microsoft.Insights/eventtypes/management/values"
+	query := url.Values{"api-version": {activityAPI}, "$select": {"eventDataId,eventTimestamp,claims,operationName,status,subStatus"},
+		"$filter": {"eventTimestamp ge '" + from.UTC().Format(stamp) + "' and eventTimestamp le '" + to.UTC().Format(stamp) +
+			"' and resourceUri eq '" + strings.ReplaceAll(resource, "'", "''") + "'"}}
 	for range activityPages {
-		req, err := runtime.NewRequest(context.WithValue(ctx, runtime.CtxAPINameKey{}, "ActivityLog.List"), http.MethodGet, link)
-		if err != nil {
-			return fault.New(fault.Bug, k.op, k.object, "making the request: %w", err)
-		}
-		req.Raw().Header.Set("Accept", "application/json")
-		resp, err := cl.Pipeline().Do(req)
-		if err != nil {
-			return k.fault(err)
-		}
-		if !runtime.HasStatusCode(resp, http.StatusOK) {
-			return k.fault(runtime.NewResponseError(resp))
-		}
 		var page struct {
 			Value    []activityEvent `json:"value"`
 			NextLink string          `json:"nextLink"`
 		}
-		if err := runtime.UnmarshalAsJSON(resp, &page); err != nil {
-			return k.fault(err)
+		if err := c.armGet(ctx, k, "ActivityLog.List", path, query, &page); err != nil {
+			return err
 		}
 		for _, e := range page.Value {
 			yield(e)
 		}
-		if link = page.NextLink; link == "" {
+		if page.NextLink == "" {
 			return nil
 		}
-		if u, err := url.Parse(link); err != nil || u.Scheme != "https" || !strings.EqualFold(u.Host, home.Host) {
+		next, err := url.Parse(page.NextLink)
+		if err != nil || next.Scheme != "https" || !strings.EqualFold(next.Host, home) {
 			return fault.New(fault.Blocked, k.op, k.object, "the log's next page is at another host")
 		}
+		path, query = next.Path, next.Query()
 	}
 	return &fault.Error{Kind: fault.Blocked, Op: k.op, Object: k.object, Err: &cause{text: "the log has more pages than are read"}, Next: "exempt the VM in the policy document"}
 }

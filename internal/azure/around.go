@@ -143,17 +143,26 @@ func armList[T any](ctx context.Context, c *Client, k call, name, path string, q
 	return nil, fault.New(fault.Blocked, k.op, k.object, "there are more pages than are read")
 }
 
+// armHost is the host of the cloud's Resource Manager.
+func (c *Client) armHost(k call) (string, error) {
+	home, err := url.Parse(c.cloudConfig().Services[cloud.ResourceManager].Endpoint)
+	if err != nil || home.Host == "" {
+		return "", fault.New(fault.Bug, k.op, k.object, "the cloud has no Resource Manager endpoint")
+	}
+	return home.Host, nil
+}
+
 // armGet reads one answer of Resource Manager.
 func (c *Client) armGet(ctx context.Context, k call, name, path string, query url.Values, into any) error {
 	cl, err := c.armClient()
 	if err != nil {
 		return k.fault(err)
 	}
-	home, err := url.Parse(c.cloudConfig().Services[cloud.ResourceManager].Endpoint)
-	if err != nil || home.Host == "" {
-		return fault.New(fault.Bug, k.op, k.object, "the cloud has no Resource Manager endpoint")
+	host, err := c.armHost(k)
+	if err != nil {
+		return err
 	}
-	link := (&url.URL{Scheme: "https", Host: home.Host, Path: path, RawQuery: strings.ReplaceAll(query.Encode(), "+", "%20")}).String()
+	link := (&url.URL{Scheme: "https", Host: host, Path: path, RawQuery: strings.ReplaceAll(query.Encode(), "+", "%20")}).String()
 	req, err := runtime.NewRequest(context.WithValue(ctx, runtime.CtxAPINameKey{}, name), http.MethodGet, link)
 	if err != nil {
 		return fault.New(fault.Bug, k.op, k.object, "making the request: %w", err)
