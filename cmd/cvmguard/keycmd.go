@@ -69,7 +69,7 @@ func (cmd keyBlastCmd) Run(c *console) error {
 	} else {
 		tellBlast(c, blast)
 	}
-	if blast.Nothing() {
+	if blast.FoundNothing() {
 		c.say("there is no such key at %s: it is deleted, or the URL is misspelt, and nothing that could be read names it; check it with `az keyvault key show --id …`", clean(string(id)))
 		return exitStatus(exitCannot)
 	}

@@ -103,9 +103,9 @@ type Blast struct {
 	Unread     []Unread     `json:"unread"`
 }
 
-// Nothing says that neither the key nor anything that names it was found: more
+// FoundNothing says that neither the key nor anything that names it was found: more
 // likely a URL that is misspelt than a key without use.
-func (b Blast) Nothing() bool {
+func (b Blast) FoundNothing() bool {
 	there := func(k BlastKey) bool { return k.State != "deleted" }
 	return len(b.Sets) == 0 && len(b.VMs) == 0 && len(b.Unattached) == 0 && !slices.ContainsFunc(b.Versions, there)
 }

@@ -197,17 +197,8 @@ func TestCombinationsSayWhatAllSay(t *testing.T) {
 			parts[c.section] = append(parts[c.section], c)
 		}
 	}
-	var first []tabled
-	byName := map[string]laidCase{}
-	for _, part := range parts {
-		for _, c := range part {
-			first = append(first, c.tabled)
-			byName[c.String()] = c
-		}
-	}
-	pairs := inParallel(t, first, func(t *testing.T, a tabled) int {
+	pairs := inParallel(t, slices.Concat(parts...), func(t *testing.T, one laidCase) int {
 		n := 0
-		one := byName[a.String()]
 		for _, other := range parts[one.section+1:] {
 			for _, b := range other {
 				if laid(t, []laidCase{one, b}) {

@@ -49,7 +49,7 @@ func tabledCases(t *testing.T) (out []tabled) {
 
 // inParallel cuts a list in parts that are tried side by side, and gives the sum
 // of what each counted.
-func inParallel(t *testing.T, list []tabled, try func(*testing.T, tabled) int) int {
+func inParallel[T any](t *testing.T, list []T, try func(*testing.T, T) int) int {
 	const parts = 4
 	counts := make([]int, parts)
 	t.Run("parts", func(t *testing.T) {

@@ -76,7 +76,7 @@ func (p Parts) Again(e Estate, name string) (Parts, error) {
 	switch name {
 	case "vm", "instanceView":
 		delete(refused, "vm")
-		p.VM, err = parsed(e, "vm", e.tree["vm"], cvm.ParseVM, refused)
+		p.VM, err = parsed("vm", e.tree["vm"], cvm.ParseVM, refused)
 		if view := e.tree["instanceView"]; err == nil && p.VM != nil && view != nil {
 			var b []byte
 			if b, err = json.Marshal(view); err == nil {
@@ -86,16 +86,16 @@ func (p Parts) Again(e Estate, name string) (Parts, error) {
 			}
 		}
 	case "osDisk":
-		p.OSDisk, err = parsed(e, name, e.tree[name], cvm.ParseDisk, refused)
+		p.OSDisk, err = parsed(name, e.tree[name], cvm.ParseDisk, refused)
 	case "des":
-		p.DES, err = parsed(e, name, e.tree[name], cvm.ParseDES, refused)
+		p.DES, err = parsed(name, e.tree[name], cvm.ParseDES, refused)
 	case "key":
 		var body any
 		if body, err = e.keyBody(); err == nil {
-			p.Key, err = parsed(e, name, body, cvm.ParseKey, refused)
+			p.Key, err = parsed(name, body, cvm.ParseKey, refused)
 		}
 	case "vault":
-		p.Vault, err = parsed(e, name, e.tree[name], cvm.ParseVault, refused)
+		p.Vault, err = parsed(name, e.tree[name], cvm.ParseVault, refused)
 	case "dataDisks":
 		p.DataDisks, err = parsedAll(e, name, cvm.ParseDisk, refused)
 	case "dataDES":
@@ -103,7 +103,7 @@ func (p Parts) Again(e Estate, name string) (Parts, error) {
 	case "associated", "desDisks":
 		p.Associated = nil
 		if body := e.tree["associated"]; body != nil {
-			ids, err := parsed(e, "associated", body, func(b []byte) ([]string, error) { ids, _, err := cvm.ParseAssociated(b); return ids, err }, refused)
+			ids, err := parsed("associated", body, func(b []byte) ([]string, error) { ids, _, err := cvm.ParseAssociated(b); return ids, err }, refused)
 			if err != nil {
 				return p, err
 			}
@@ -114,7 +114,7 @@ func (p Parts) Again(e Estate, name string) (Parts, error) {
 		}
 		p.DESDisks, err = parsedAll(e, "desDisks", cvm.ParseDisk, refused)
 	case "claims":
-		p.Claims, err = parsed(e, name, e.tree[name], func(b []byte) (cvm.GuestClaims, error) {
+		p.Claims, err = parsed(name, e.tree[name], func(b []byte) (cvm.GuestClaims, error) {
 			var c cvm.Claims
 			if err := json.Unmarshal(b, &c); err != nil {
 				return cvm.GuestClaims{}, err
@@ -148,7 +148,7 @@ func (p Parts) Again(e Estate, name string) (Parts, error) {
 }
 
 // parsed is a body read by its parser, nil where there is none or it was refused.
-func parsed[T any](_ Estate, name string, body any, parse func([]byte) (T, error), refused map[string]error) (*T, error) {
+func parsed[T any](name string, body any, parse func([]byte) (T, error), refused map[string]error) (*T, error) {
 	if body == nil {
 		return nil, nil
 	}
@@ -168,7 +168,7 @@ func parsedAll[T any](e Estate, name string, parse func([]byte) (T, error), refu
 	list, _ := e.tree[name].([]any)
 	var out []T
 	for i, body := range list {
-		v, err := parsed(e, name+"/"+strconv.Itoa(i), body, parse, refused)
+		v, err := parsed(name+"/"+strconv.Itoa(i), body, parse, refused)
 		if err != nil {
 			return nil, err
 		}
